@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Trains, evaluates and samples a small model on this machine; the first run installs t5sft.
+#
+#   scripts/quickstart.sh                 encoder-decoder
+#   scripts/quickstart.sh decoder         decoder
+#   scripts/quickstart.sh --steps 20      flags of t5sft train go on to it
+#
+# An interrupted run is continued, a finished one is kept: the next goes to runs/quickstart-2, ...
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+name=quickstart
+if [[ $# -gt 0 && "$1" != -* ]]; then
+  name="quickstart_$1"
+  shift
+fi
+recipe="gin/recipes/$name.gin"
+[[ -f "$root/$recipe" ]] || fail "no recipe $recipe; there are: $(cd "$root" && echo gin/recipes/quickstart*.gin)"
+
+install run
+cd "$root"
+model_dir="$root/runs/$name"
+number=1
+while [[ -e "$model_dir/.finished" ]]; do
+  number=$((number + 1))
+  model_dir="$root/runs/$name-$number"
+done
+for flag in "$@"; do
+  case "$flag" in
+    --model_dir) model_dir="" ;;
+    --model_dir=*) model_dir="" ;;
+  esac
+done
+if [[ -n "$model_dir" ]]; then
+  set -- --model_dir "$model_dir" "$@"
+fi
+printf 'Running t5sft train --gin_file %s %s\n' "$recipe" "$*" >&2
+"$venv/bin/t5sft" train --gin_file "$recipe" "$@"
+if [[ -n "$model_dir" ]]; then
+  touch "$model_dir/.finished"
+fi

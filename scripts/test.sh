@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs the tests; the first run installs t5sft. With CI=true the slow tests too.
+#
+#   scripts/test.sh                       all but the slow ones
+#   scripts/test.sh tests/train -k loop   arguments go on to pytest
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+install test
+cd "$root"
+"$venv/bin/python" -m pytest -n 2 -m "not slow and not manual" "$@"
+if [[ "${CI:-}" == true ]]; then
+  "$venv/bin/python" -m pytest -n 2 -m "slow and not manual" "$@"
+fi

@@ -1,0 +1,231 @@
+"""The command line: t5sft VERB --gin_file FILE [--gin.NAME=value ...] [flags].
+
+Nothing heavy is imported here: --help and a mistyped flag must be answered at once.
+"""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import t5sft
+from t5sft.errors import ConfigError, StorageError, T5sftError, suggest
+
+_Flags = dict[str, tuple[Callable[[str], Any], str]]
+_MACRO_FLAGS: _Flags = {  # flag -> (type, help); each sets the macro of its name in capitals
+    "model_dir": (str, "directory of the run: checkpoints, logs, configuration"),
+    "data": (str, "where the task's data is"),
+    "init_from": (str, "checkpoint to start from"),
+    "steps": (int, "number of train steps"),
+    "batch_size": (int, "rows of a global batch"),
+}
+_VERBS: dict[str, tuple[str, _Flags]] = {
+    "train": ("train a model", {}),
+    "evaluate": (
+        "score a checkpoint on a task",
+        {"task": (str, "task or mixture"), "split": (str, "its split")},
+    ),
+    "generate": (
+        "answer prompts with a checkpoint",
+        {
+            "prompt": (str, "one prompt"),
+            "inputs": (str, "file of prompts, JSON Lines"),
+            "output": (str, "file for the answers, JSON Lines"),
+        },
+    ),
+    "inspect": (
+        "show examples as the model sees them, with the tokens that are learnt",
+        {
+            "task": (str, "task or mixture"),
+            "split": (str, "its split"),
+            "num": (int, "number of rows"),
+        },
+    ),
+    "prepare": ("tokenise a task once, for training to read", {}),
+}
+_EPILOG = """\
+  --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
+                        a text needs its quotes: --gin.TASK='"village_words"'
+Without --gin_file, the configuration saved in --model_dir is used.
+Exit codes: 0 done, 1 internal, 2 configuration, 3 data, 4 non-finite loss, 5 checkpoint,
+6 storage, 7 another owner of the model directory, 8 distributed."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; command line; see {self.prog} --help")
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    summary, flags = _VERBS[verb]
+    parser = _Parser(
+        prog=f"t5sft {verb}",
+        description=summary,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    text = "configuration, as gin/recipes/quickstart.gin; may be repeated"
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=text)
+    text = "let gin files import this module too; may be repeated"
+    parser.add_argument("--gin_import", action="append", default=[], metavar="MODULE", help=text)
+    for name, (kind, text) in {**_MACRO_FLAGS, **flags}.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--verbose", action="store_true", help="traceback of an error")
+    return parser
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {verb:10}{summary}" for verb, (summary, _) in _VERBS.items())
+    return f"""\
+usage: t5sft VERB --gin_file FILE [--gin.NAME=value ...] [--model_dir DIR] [flags]
+
+{t5sft.__doc__}
+
+{verbs}
+
+t5sft VERB --help lists the flags of a verb.
+{_EPILOG}"""
+
+
+def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace, list[str]]:
+    """Returns the verb, its flags, and the texts NAME=value of --gin.NAME=value."""
+    verb, *rest = arguments
+    if verb not in _VERBS:
+        kind = "flag" if verb.startswith("-") else "verb"
+        known = _VERBS if kind == "verb" else ["--help", "--version"]
+        verbs = ", ".join(_VERBS)
+        raise ConfigError(
+            f"unknown {kind} {verb!r}{suggest(verb, known)}; command line; use {verbs}"
+        )
+    parser = _parser(verb)
+    bindings = [text.removeprefix("--gin.") for text in rest if text.startswith("--gin.")]
+    for text in bindings:
+        if "=" not in text:
+            flag = f"--gin.{text}"
+            raise ConfigError(f"{flag} has no value; command line; write {flag}=value")
+    flags, unknown = parser.parse_known_args([t for t in rest if not t.startswith("--gin.")])
+    if unknown:
+        known = [*parser._option_string_actions, "--gin."]
+        name = unknown[0].partition("=")[0]
+        what = "flag" if name.startswith("-") else "argument"
+        hint = suggest(name, known)
+        raise ConfigError(f"unknown {what} {name!r}{hint}; command line; see t5sft {verb} --help")
+    return verb, flags, bindings
+
+
+def _processor() -> str:
+    """Returns a name for the instruction set of this machine's CPU.
+
+    XLA keeps programs for a CPU without it: from a home directory shared by different machines,
+    one would load a program compiled for another, and may die of an illegal instruction.
+    """
+    told = [platform.machine()]
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        told += [next((x for x in lines if x.lower().startswith(("flags", "features"))), "")]
+    return hashlib.sha256("".join(told).encode()).hexdigest()[:8]
+
+
+def _set_environment() -> None:
+    """Quietens TensorFlow and XLA and keeps compiled programs, unless the user has decided."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for name, value in {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "GRPC_VERBOSITY": "ERROR",
+        "JAX_COMPILATION_CACHE_DIR": os.path.join(cache, "t5sft", "jax", _processor()),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> Any:
+    from t5sft import launch
+
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    macros = {name.upper(): given[name] for name in _MACRO_FLAGS if name in given}
+    arguments = {name: given[name] for name in _VERBS[verb][1] if name in given}
+    files = flags.gin_file
+    saved = pathlib.Path(flags.model_dir or "", launch.SAVED_CONFIG)
+    if not files and flags.model_dir and saved.is_file():
+        files = [str(saved.absolute())]
+    elif not files and not arguments:
+        reason = (
+            f"{flags.model_dir} holds no {launch.SAVED_CONFIG}"
+            if flags.model_dir
+            else "command line"
+        )
+        choices = ", ".join(launch.recipes()) or "none found"
+        raise ConfigError(
+            f"{verb} has no configuration; {reason}; add --gin_file (recipes: {choices})"
+        )
+    configuration = launch.resolve(verb, files, bindings, macros, arguments, flags.gin_import)
+    _set_environment()
+    return launch.run(configuration, **arguments)
+
+
+@contextlib.contextmanager
+def _only_json_on_stdout(is_wanted: bool) -> Iterator[Callable[[dict], None]]:
+    """Sends everything but the one object to stderr, also what libraries in C print."""
+    if not is_wanted:
+        yield lambda result: None
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    objects: list[dict] = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield objects.append
+    finally:
+        os.dup2(real, 1)
+        os.close(real)
+        for result in objects:
+            print(json.dumps(result, default=str), flush=True)
+
+
+def _explain(error: BaseException) -> tuple[str, str, int]:
+    """Returns the name, message and exit code of a failure."""
+    if isinstance(error, KeyboardInterrupt):
+        return "INTERRUPTED", "stopped from the keyboard", 130
+    if isinstance(error, T5sftError):
+        return error.name, str(error), error.exit_code
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if isinstance(error, OSError) and error.errno in full:
+        message = f"{error.strerror}; {error.filename or 'a file'}; make room or change the path"
+        return StorageError.name, message, StorageError.exit_code
+    message = f"{type(error).__name__}: {error}; t5sft itself; run again with --verbose"
+    return "INTERNAL", message, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else ConfigError.exit_code
+    if arguments[0] == "--version":
+        print(t5sft.__version__)
+        return 0
+    with _only_json_on_stdout("--json" in arguments) as write:
+        try:
+            write(_launch(*_parse(arguments)))
+            return 0
+        except BrokenPipeError:  # t5sft inspect ... | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            if "--verbose" in arguments:
+                traceback.print_exc()
+            name, message, code = _explain(error)
+            print(f"t5sft: error[{name}]: {message}", file=sys.stderr)
+            write({"error": name, "message": message, "exit_code": code})
+            return code

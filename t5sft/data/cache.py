@@ -1,0 +1,116 @@
+"""The cache: tokenised examples of one split, index-addressable, the same on every host.
+
+A directory per split, with a subdirectory per task of flat NumPy arrays (memory-mapped on reading)
+and a `card.json` that counts what was read, dropped and cut. It appears whole or not at all.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from t5sft import errors
+from t5sft.data import preprocess
+
+_COLUMNS = (("ids", np.int32), ("weights", np.float32), ("roles", np.int8))
+
+
+class Examples(NamedTuple):
+    """The examples of one task: example i is `values[offsets[i]:offsets[i + 1]]` of each column."""
+
+    columns: Mapping[str, np.ndarray]  # "inputs.ids", "targets.weights", ...: flat
+    inputs_offsets: np.ndarray  # [n + 1]
+    targets_offsets: np.ndarray  # [n + 1]
+    index: np.ndarray  # [n] position in the task's split
+
+    def __len__(self):
+        return len(self.index)
+
+    def lengths(self) -> np.ndarray:
+        """Returns [n, 2]: tokens of inputs and of targets."""
+        return np.stack([np.diff(self.inputs_offsets), np.diff(self.targets_offsets)], axis=1)
+
+    def get(self, i: int) -> preprocess.Example:
+        """Returns example i with NumPy arrays for columns."""
+        parts = []
+        for side, offsets in (("inputs", self.inputs_offsets), ("targets", self.targets_offsets)):
+            part = slice(offsets[i], offsets[i + 1])
+            columns = (self.columns[f"{side}.{name}"][part] for name, _ in _COLUMNS)
+            parts.append(preprocess.Tokens(*columns))
+        return preprocess.Example(*parts)
+
+
+class Split(NamedTuple):
+    """One prepared split: task -> examples, the mixing rates, and the card."""
+
+    tasks: Mapping[str, Examples]
+    rates: Mapping[str, float]
+    card: dict
+    digest: str
+
+
+def write_task(directory: pathlib.Path, examples: list[preprocess.Example], index: list[int]):
+    """Writes the arrays of one task."""
+    directory.mkdir(parents=True)
+    for side in ("inputs", "targets"):
+        parts = [getattr(example, side) for example in examples]
+        offsets = np.cumsum([0, *(len(part.ids) for part in parts)], dtype=np.int64)
+        np.save(directory / f"{side}.offsets.npy", offsets)
+        for name, dtype in _COLUMNS:
+            flat = np.empty(offsets[-1], dtype)
+            for start, part in zip(offsets, parts, strict=False):
+                flat[start : start + len(part.ids)] = getattr(part, name)
+            np.save(directory / f"{side}.{name}.npy", flat)
+    np.save(directory / "index.npy", np.asarray(index, np.int64))
+
+
+def publish(temporary: pathlib.Path, directory: pathlib.Path, card: dict):
+    """Makes a finished temporary directory the cache of a split, at once.
+
+    When another process was quicker its work stays: both hold the same content.
+    """
+    (temporary / "card.json").write_text(json.dumps(card, indent=1))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(temporary, directory)
+    except OSError:
+        if not (directory / "card.json").exists():
+            raise
+        shutil.rmtree(temporary)
+
+
+def read_split(directory: pathlib.Path) -> Split:
+    """Opens a prepared split.
+
+    Raises:
+      DataError: a file of it is missing or damaged.
+    """
+    try:
+        card = json.loads((directory / "card.json").read_text())
+        tasks = {}
+        for task in card["tasks"]:
+            files = {
+                path.name.removesuffix(".npy"): np.load(path, mmap_mode=_mmap(path))
+                for path in sorted((directory / task.replace(":", "_")).glob("*.npy"))
+            }
+            offsets = (files.pop("inputs.offsets"), files.pop("targets.offsets"))
+            tasks[task] = Examples(columns=files, index=files.pop("index"), **_named(offsets))
+    except (OSError, ValueError, KeyError) as error:
+        raise errors.DataError(
+            f"the prepared data is damaged: {error}; {directory}; remove the directory, "
+            "it is made again"
+        ) from error
+    rates = {task: entry["rate"] for task, entry in card["tasks"].items()}
+    return Split(tasks, rates, card, directory.name)
+
+
+def _named(offsets):
+    return {"inputs_offsets": offsets[0], "targets_offsets": offsets[1]}
+
+
+def _mmap(path: pathlib.Path):
+    return "r" if path.stat().st_size > 1 << 20 else None  # small files are quicker in memory

@@ -1,0 +1,157 @@
+"""Definitions: one call registers a corpus as a SeqIO task.
+
+A t5sft task yields records as text. Template, vocabulary and lengths belong to the run, so that
+one task serves every model; `bind` makes the tokenised SeqIO task a run is evaluated on.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from t5sft import errors
+from t5sft.data import records, sources, vocab
+
+
+def add_task(
+    name: str,
+    source: Any,
+    *,
+    fields: Sequence[str] = ("inputs", "targets"),
+    metric_fns: Sequence[Callable] = (),
+    postprocess_fn: Callable | None = None,
+    replace: bool = False,
+) -> str:
+    """Registers a SeqIO task that yields the text fields of `source`; returns its name.
+
+    Args:
+      source: a seqio.DataSource.
+      fields: the text features, in one of the formats of `records.from_features`.
+      metric_fns: SeqIO metric functions (targets, predictions) -> dict.
+      replace: a task of that name may exist (another data file in the same process).
+    """
+    seqio = sources.load_seqio()
+    import tensorflow as tf
+
+    text = seqio.Feature(
+        seqio.PassThroughVocabulary(size=0), dtype=tf.string, rank=0, add_eos=False
+    )
+    if replace and name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[],
+        output_features={field: text for field in fields},
+        metric_fns=list(metric_fns),
+        postprocess_fn=postprocess_fn,
+    )
+    return name
+
+
+def add_mixture(name: str, tasks: Sequence[str] | Mapping[str, float]) -> str:
+    """Registers a SeqIO mixture: equal rates for a list of tasks, or the given ones."""
+    seqio = sources.load_seqio()
+    rates = tasks if isinstance(tasks, Mapping) else {task: 1.0 for task in tasks}
+    seqio.MixtureRegistry.add(name, [(task, float(rate)) for task, rate in rates.items()])
+    return name
+
+
+def rates(name: str) -> dict[str, float]:
+    """Returns task -> mixing rate of a registered task or mixture.
+
+    Raises:
+      ConfigError: no such name, with the nearest one.
+    """
+    seqio = sources.load_seqio()
+    known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+    if name not in known:
+        raise errors.ConfigError(
+            f"no SeqIO task or mixture {name!r}{errors.suggest(name, known)}; task; "
+            f"registered: {', '.join(known[:12]) or 'none'}; name the module that registers it"
+        )
+    provider = seqio.get_mixture_or_task(name)
+    if isinstance(provider, seqio.Task):
+        return {name: 1.0}
+    return {task.name: float(provider.get_rate(task)) for task in provider.tasks}
+
+
+def read_records(task: str, split: str):
+    """Yields (index, Record or Dropped) of one split, in the task's own order.
+
+    Raises:
+      ConfigError: the task has no such split.
+    """
+    seqio = sources.load_seqio()
+    provider = seqio.get_mixture_or_task(task)
+    if split not in provider.splits:
+        raise errors.ConfigError(
+            f"task {task!r} has no split {split!r}; its splits: {', '.join(provider.splits)}; "
+            "choose one of them"
+        )
+    dataset = provider.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1)
+    texts = [name for name, spec in dataset.element_spec.items() if spec.shape.rank == 0]
+    dataset = dataset.map(lambda row: {name: row[name] for name in texts})
+    index = -1
+    for batch in dataset.batch(1024).as_numpy_iterator():  # one by one is ten times slower
+        for values in zip(*(batch[name] for name in texts), strict=True):
+            index += 1
+            try:
+                features = dict(zip(texts, values, strict=True))
+                yield index, records.from_features(features, source=task, index=index)
+            except records.Dropped as reason:
+                yield index, reason
+
+
+def _seqio_vocabulary(vocabulary: vocab.Vocabulary):
+    """Wraps a vocabulary for SeqIO's metrics, which decode ids up to the end token."""
+    seqio = sources.load_seqio()
+    class Wrapped(seqio.PassThroughVocabulary):
+        def _decode(self, ids):
+            return vocabulary.decode([i for i in ids if i != vocabulary.eos_id])
+
+    return Wrapped(size=vocabulary.size, eos_id=vocabulary.eos_id)
+
+
+def bind(
+    task: str,
+    split: str,
+    *,
+    vocabulary: vocab.Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[str],
+) -> str:
+    """Registers a copy of a task whose features are token ids; returns its name.
+
+    The copy keeps the task's metric and postprocess functions and has the given examples, in order:
+    `inputs` [prompt ids] and `targets_pretokenized` (the expected answer, text).
+    """
+    seqio = sources.load_seqio()
+    import tensorflow as tf
+
+    original = seqio.TaskRegistry.get(task)
+    name = f"{task}:{split}:tokens"
+    wrapped = _seqio_vocabulary(vocabulary)
+    feature = functools.partial(seqio.Feature, wrapped, add_eos=False, dtype=tf.int32)
+
+    def dataset(split, shuffle_files=False, seed=None):
+        del split, shuffle_files, seed
+        columns = {
+            "inputs": tf.ragged.constant([list(ids) for ids in prompts], tf.int32),
+            "targets": tf.ragged.constant(
+                [vocabulary.encode_with_offsets(text)[0] for text in answers], tf.int32
+            ),
+            "targets_pretokenized": tf.constant(list(answers), tf.string),
+        }
+        ds = tf.data.Dataset.from_tensor_slices(columns)
+        return ds.map(lambda row: {**row, "inputs": row["inputs"], "targets": row["targets"]})
+
+    if name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(name)
+    bound = original.replace(
+        name=name,
+        source=seqio.FunctionDataSource(dataset, splits=[split]),
+        preprocessors=[],
+        output_features={"inputs": feature(), "targets": feature()},
+    )
+    seqio.TaskRegistry.add_provider(name, bound)
+    return name

@@ -1,0 +1,172 @@
+"""What all model families share: fields, checks, and the methods the rest of t5sft calls.
+
+A model is a frozen dataclass, both configuration and definition; its parameters are a plain nested
+dict of float32 arrays that the caller keeps. Flax stays behind these methods.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5sft import errors
+from t5sft.models import layers, stack
+from t5sft.parallel import rules
+
+DTYPES = ("float32", "bfloat16")
+Params = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """Fields and methods common to all families; made as `t5.T5` or `decoder.Decoder`.
+
+    Args:
+      vocab_size, emb_dim, mlp_dim, num_heads, head_dim: V, D, F, N, H.
+      dropout_rate: in [0, 1); acts only where a dropout key is given.
+      dtype: of the computation; parameters, norms and softmax are float32 always.
+      norm_epsilon: added to the mean square in RMS norms.
+      logits_via_embedding: the head is the transposed embedding.
+      remat: what the backward pass computes again, to save memory: "none", "dots" (all but matrix
+        products with a parameter), "full" (each block whole).
+      scan_unroll: layers per step of the loop over layers; more compiles longer, and may run faster.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    mlp_dim: int
+    num_heads: int
+    head_dim: int
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    norm_epsilon: float = 1e-6
+    logits_via_embedding: bool = False
+    remat: str = "none"
+    scan_unroll: int = 1
+
+    layout: ClassVar[str]  # "encoder_decoder" or "decoder": which batches it reads
+    activation: ClassVar[str]  # of the gated feed-forward layer
+    net: ClassVar[type[nn.Module]]  # the Flax module behind the methods
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int") and not (isinstance(value, int) and value >= 1):
+                self.reject(f"{field.name} = {value!r} is no positive integer", "correct it")
+        for name, known in (("dtype", DTYPES), ("remat", tuple(stack.POLICIES))):
+            value = getattr(self, name)
+            if value not in known:
+                hint = errors.suggest(str(value), known)
+                self.reject(f"{name} = {value!r} is unknown", f"use {' or '.join(known)}{hint}")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            self.reject(f"dropout_rate = {self.dropout_rate} is outside [0, 1)", "correct it")
+
+    def reject(self, what: str, todo: str) -> None:
+        """Raises ConfigError in the common form."""
+        raise errors.ConfigError(f"{what}; {type(self).__name__}; {todo}")
+
+    def stddev(self, name: str) -> float:
+        """Standard deviation of a kernel at the start, by parameter name."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws the parameters; jit it with `out_shardings` to draw them in place."""
+        return nn.meta.unbox(self.net(self).init(key)["params"])
+
+    def abstract(self) -> tuple[Params, Params]:
+        """Returns the shapes and the logical axis names of the parameters, using no memory.
+
+        Two nested dicts like the parameters', of `jax.ShapeDtypeStruct` and of tuples of names.
+        """
+        boxed = jax.eval_shape(self.net(self).init, jax.random.key(0))["params"]
+        is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+        return nn.meta.unbox(boxed), jax.tree.map(lambda x: x.names, boxed, is_leaf=is_box)
+
+    def hidden(
+        self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """Runs the model up to its head: [B, T, D] in the compute dtype, after the final norm.
+
+        Args:
+          batch: tokens, segment ids and positions by SeqIO's names; segment 0 is padding.
+          dropout_key: turns dropout on.
+        """
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        return self.net(self).apply({"params": params}, batch, method="hidden", rngs=rngs)
+
+    def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Applies the head: [..., D] -> logits [..., V] in the compute dtype."""
+        return self.net(self).apply({"params": params}, hidden, method="unembed")
+
+    def prefill(
+        self, params: Params, batch: Batch, max_length: int
+    ) -> tuple[jax.Array | None, Params]:
+        """Reads the prompts, one per row, and returns a cache for `decode_step`.
+
+        Args:
+          batch: "decoder": right-padded `decoder_*` [B, T], T <= max_length; the cache holds the
+            keys and values of the first T slots. "encoder_decoder": `encoder_*` [B, S]; the cache
+            holds what the encoder made, and no decoder token.
+          max_length: decoder slots of the cache, prompt and answer together.
+
+        Returns hidden [B, T, D] (None for "encoder_decoder") and the cache.
+        """
+        return self.net(self).apply({"params": params}, batch, max_length, method="prefill")
+
+    def decode_step(
+        self, params: Params, cache: Params, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, Params]:
+        """Writes one token per row into the cache and returns the logits of the next.
+
+        Args:
+          tokens, positions: [B] int; the token of row b becomes slot positions[b] and sees the
+            slots up to it. What later slots hold does not matter.
+
+        Returns logits [B, V] and the cache.
+        """
+        arguments = (cache, tokens[:, None], positions[:, None])
+        logits, cache = self.net(self).apply({"params": params}, *arguments, method="decode_step")
+        return logits[:, 0], cache
+
+    def empty_cache(self, num_layers: int, num_rows: int, max_length: int) -> jax.Array:
+        """Returns zeros [L, B, S, 2, K, H] in the compute dtype: slots for keys and values."""
+        shape = (num_layers, num_rows, max_length, 2, self.num_kv_heads, self.head_dim)
+        names = ("layers", "batch", None, None, "kv_heads", "head_dim")
+        return rules.constrain(jnp.zeros(shape, self.dtype), names)
+
+
+class Net(nn.Module):
+    """Embedding and head; a family adds its stacks."""
+
+    config: Any
+
+    def setup(self) -> None:
+        v, d = self.config.vocab_size, self.config.emb_dim
+        self.embedding = layers.kernel(self, "embedding", (v, d), ("vocab", "embed"))
+        if not self.config.logits_via_embedding:
+            self.head = layers.kernel(self, "head", (d, v), ("embed", "vocab"))
+
+    def __call__(self) -> None:
+        """Declares all parameters, by running one padding token through all layers."""
+        one = jnp.zeros((1, 1), jnp.int32)
+        parts = ("input_tokens", "segment_ids", "positions")
+        batch = {f"{side}_{part}": one for side in ("encoder", "decoder") for part in parts}
+        self.unembed(self.hidden(batch))
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """[B, T] token ids -> [B, T, D]; an id outside [0, V) becomes NaN, not a neighbour."""
+        return rules.constrain(self.embedding[tokens], ("batch", "length", "act_embed"))
+
+    def unembed(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> logits [..., V]."""
+        if self.config.logits_via_embedding:
+            hidden = hidden * self.config.tied_head_scale
+            logits = jnp.einsum("...D,VD->...V", hidden, self.embedding)
+        else:
+            logits = jnp.einsum("...D,DV->...V", hidden, self.head)
+        if logits.ndim == 3:
+            logits = rules.constrain(logits, ("batch", "length", "vocab"))
+        return logits

@@ -1,0 +1,83 @@
+"""A stack of equal blocks, scanned over their stacked parameters."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from t5sft.models import attention, layers
+
+POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Sight(NamedTuple):
+    """What every block of a stack is given besides its input."""
+
+    own: attention.View  # of self-attention
+    other: attention.View | None = None  # of cross-attention
+    encoded: jax.Array | None = None  # [B, S, D] encoder output, where no cache holds its keys
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention if asked for, and the feed-forward layer."""
+
+    config: Any
+    crossing: bool = False
+
+    def setup(self) -> None:
+        self.self_attention = attention.Attention(self.config)
+        if self.crossing:
+            self.cross_attention = attention.Attention(self.config)
+        self.mlp = layers.GatedMlp(self.config)
+
+    def __call__(
+        self, x: jax.Array, sight: Sight, cache: dict[str, jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Maps [B, T, D] to [B, T, D] and the new keys and values, None without a cache."""
+        x, new = self.self_attention(x, sight.own, cache and cache["kv"])
+        if self.crossing:
+            memory = cache["memory"] if cache else self.cross_attention.keys_values(sight.encoded)
+            x = self.cross_attention.cross(x, memory, sight.other)
+        return self.mlp(x), new
+
+
+class Stack(nn.Module):
+    """Blocks one after another, then the final norm."""
+
+    config: Any
+    num_layers: int
+    crossing: bool = False
+
+    def setup(self) -> None:
+        block = Block
+        if self.config.remat != "none":
+            policy = POLICIES[self.config.remat]
+            block = nn.remat(Block, policy=policy, prevent_cse=False)  # a scan needs no barrier
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, 0),
+            length=self.num_layers,
+            unroll=min(self.config.scan_unroll, self.num_layers),
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(self.config, self.crossing)
+        self.norm = layers.norm_scale(self)
+
+    def __call__(
+        self, x: jax.Array, sight: Sight, cache: dict[str, jax.Array] | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Maps [B, T, D] to [B, T, D] and the new keys and values [L, B, T, 2, K, H].
+
+        Args:
+          x: [B, T, D].
+          sight: what the tokens see, the same in all layers.
+          cache: "kv" [L, B, S, 2, K, H], with cross-attention also "memory" of the same form.
+        """
+        x, new = self.layers(layers.dropout(self, x), sight, cache)
+        x = layers.rms_norm(x, self.norm, self.config.norm_epsilon)
+        return layers.dropout(self, x), new

@@ -1,0 +1,147 @@
+"""T5 1.1: an encoder-decoder with relative position bias and gated GELU.
+
+Raffel et al. 2020, arXiv:1910.10683, section 2.1; version 1.1: google-research/text-to-text-transfer-
+transformer, released_checkpoints.md. RMS norms, no biases, no scaling of attention scores.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from t5sft.models import attention, layers, model, stack
+
+
+class T5Stack(stack.Stack):
+    """A stack whose layers share one table of relative position bias."""
+
+    bidirectional: bool = False
+
+    def setup(self) -> None:
+        super().setup()
+        c = self.config
+        shape = (c.relative_attention_num_buckets, c.num_heads)
+        self.relative_bias = layers.kernel(
+            self, "relative_bias", shape, ("relpos_buckets", "heads")
+        )
+
+    def packed_view(self, segments: jax.Array) -> attention.View:
+        """What the tokens of packed rows see in self-attention, by segment ids [B, T]."""
+        causal = not self.bidirectional
+        return attention.View(
+            mask=attention.packed_mask(segments, segments, causal=causal),
+            bias=attention.row_bias(self.relative_bias, self._buckets(), segments.shape[1]),
+        )
+
+    def cached_view(self, slots: jax.Array, max_length: int) -> attention.View:
+        """What the tokens written to slots [B, T] see of a cache."""
+        return attention.View(
+            mask=attention.cache_mask(slots, max_length),
+            bias=attention.slot_bias(self.relative_bias, self._buckets(), slots, max_length),
+            slots=slots,
+        )
+
+    def _buckets(self):
+        c = self.config
+        return attention.buckets(
+            c.relative_attention_num_buckets, c.relative_attention_max_distance, self.bidirectional
+        )
+
+
+class T5Net(model.Net):
+    """One embedding for both sides, encoder, decoder, head."""
+
+    def setup(self) -> None:
+        super().setup()
+        c = self.config
+        self.encoder = T5Stack(c, c.num_encoder_layers, bidirectional=True)
+        self.decoder = T5Stack(c, c.num_decoder_layers, crossing=True)
+
+    def hidden(self, batch: model.Batch) -> jax.Array:
+        """[B, T, D] of packed rows."""
+        source, target = batch["encoder_segment_ids"], batch["decoder_segment_ids"]
+        sight = stack.Sight(
+            own=self.decoder.packed_view(target),
+            other=attention.View(attention.packed_mask(target, source, causal=False)),
+            encoded=self._encode(batch),
+        )
+        return self.decoder(self.embed(batch["decoder_input_tokens"]), sight)[0]
+
+    def prefill(
+        self, batch: model.Batch, max_length: int
+    ) -> tuple[None, dict[str, jax.Array]]:
+        """The cache: the encoder's keys and values, and empty slots for the decoder."""
+        encoded = self._encode(batch)
+        num_layers = self.config.num_decoder_layers
+        kernels = self.variables["params"]["decoder"]["layers"]["cross_attention"]["kv"]
+        memory = jnp.einsum("BSD,LDXKH->LBSXKH", encoded, kernels.astype(encoded.dtype))
+        return None, {
+            "kv": self.config.empty_cache(num_layers, encoded.shape[0], max_length),
+            "memory": memory,
+            "memory_segment_ids": batch["encoder_segment_ids"],
+        }
+
+    def decode_step(
+        self, cache: dict[str, jax.Array], tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits [B, 1, V] of one token per row [B, 1]."""
+        own = self.decoder.cached_view(positions, cache["kv"].shape[2])
+        other = attention.View(cache["memory_segment_ids"][:, None, None, :] > 0)
+        arrays = {name: cache[name] for name in ("kv", "memory")}
+        hidden, new = self.decoder(self.embed(tokens), stack.Sight(own, other), arrays)
+        cache = cache | {"kv": attention.write(cache["kv"], new, positions)}
+        return self.unembed(hidden), cache
+
+    def _encode(self, batch: model.Batch) -> jax.Array:
+        view = self.encoder.packed_view(batch["encoder_segment_ids"])
+        return self.encoder(self.embed(batch["encoder_input_tokens"]), stack.Sight(view))[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5(model.Model):
+    """T5 1.1; with logits_via_embedding=True the head of T5 1.0 (output scaled by D^-1/2).
+
+    Args:
+      num_encoder_layers, num_decoder_layers: L of the two stacks.
+      relative_attention_num_buckets: rows of the bias table; an even number.
+      relative_attention_max_distance: all distances from here on share a bucket.
+    """
+
+    num_encoder_layers: int
+    num_decoder_layers: int
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+
+    layout: ClassVar[str] = "encoder_decoder"
+    activation: ClassVar[str] = "gelu"
+    query_scale: ClassVar[float] = 1.0  # T5 folds 1 / sqrt(H) into the start of `q`
+    net: ClassVar[type[model.Net]] = T5Net
+
+    @property
+    def num_kv_heads(self) -> int:
+        """T5 has a key/value head per query head."""
+        return self.num_heads
+
+    @property
+    def tied_head_scale(self) -> float:
+        """D^-1/2: a tied embedding is N(0, 1), a head has to be N(0, 1/D)."""
+        return self.emb_dim**-0.5
+
+    def stddev(self, name: str) -> float:
+        """T5's start: unit activations (Mesh TensorFlow `transformer_layers.py`, T5X `network.py`).
+
+        The bias table is Hugging Face's `T5PreTrainedModel._init_weights`: N(0, 1/D).
+        """
+        d, f, n, h = self.emb_dim, self.mlp_dim, self.num_heads, self.head_dim
+        variance = {
+            "embedding": 1.0,
+            "q": 1 / (d * h),
+            "kv": 1 / d,
+            "out": 1 / (n * h),
+            "wi": 1 / d,
+            "wo": 1 / f,
+            "relative_bias": 1 / d,
+            "head": 1 / d,
+        }
+        return variance[name] ** 0.5

@@ -1,0 +1,50 @@
+"""Log-probabilities of target tokens, as sums."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Terms(NamedTuple):
+    """What an objective returns: sums and their weights, never means.
+
+    So microbatches, hosts and packing add exactly; the division happens once, at the end.
+    """
+
+    loss: jax.Array  # [], float32, nats, summed over target tokens
+    weight: jax.Array  # [], float32, what `loss` is divided by: weighted number of target tokens
+    metrics: dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight)
+
+
+def cross_entropy(logits, targets, weights, *, z_loss=0.0):
+    """Sums the negative log-likelihood of the targets and z_loss * log(Z)^2.
+
+    Args:
+      logits: [B, T, V], any float dtype; computed in float32.
+      targets: [B, T] token ids in [0, V).
+      weights: [B, T] float, 0 where a token must not be learnt (prompt, padding).
+      z_loss: strength of the penalty on log Z (PaLM, arXiv:2204.02311, section 5).
+
+    Example (V = 2, uniform logits, the first token is prompt):
+      targets  1 0 1
+      weights  0 1 1     loss 2 ln 2 = 1.386, weight 2, accuracy (sum, weight) as counted below
+    """
+    if logits.shape[:-1] != targets.shape or targets.shape != weights.shape:
+        raise ValueError(
+            f"expected logits [B, T, V], targets and weights [B, T]; got {logits.shape}, "
+            f"{targets.shape} and {weights.shape}"
+        )
+    logits = logits.astype(jnp.float32)
+    highest = jax.lax.stop_gradient(logits.max(axis=-1))  # [B, T]
+    log_z = highest + jnp.log(jnp.exp(logits - highest[..., None]).sum(axis=-1))
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]  # [B, T]
+    nll = log_z - picked
+    total = nll + z_loss * jnp.square(log_z) if z_loss else nll
+    weight = weights.sum()
+    is_right = picked >= highest  # a tie counts as right: it costs no second pass over V
+    metrics = {
+        "nll": ((nll * weights).sum(), weight),
+        "accuracy": ((is_right * weights).sum(), weight),
+    }
+    return Terms((total * weights).sum(), weight, metrics)

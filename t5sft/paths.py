@@ -1,0 +1,31 @@
+"""Where the folders gin/ and tasks/ are: inside an installed package, beside it in a checkout."""
+
+import pathlib
+
+
+def folder(name: str) -> pathlib.Path:
+    """Returns the folder `gin` or `tasks` that belongs to this copy of t5sft.
+
+    Raises FileNotFoundError when the installation lacks it.
+    """
+    package = pathlib.Path(__file__).resolve().parent
+    for candidate in (package / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"no folder {name}/ inside or beside {package}: reinstall t5sft")
+
+
+def find(name: str) -> pathlib.Path:
+    """Returns the path `name`: as given, or else inside or beside the package.
+
+    So `tasks/village/vocab.model` is found from any working directory. Raises FileNotFoundError
+    when neither exists.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.exists():
+        return path
+    top, *rest = pathlib.PurePath(name).parts or (".",)
+    shipped = folder(top).joinpath(*rest) if top in ("gin", "tasks") else path
+    if not shipped.exists():
+        raise FileNotFoundError(f"no file {name}; looked in {path.resolve().parent}")
+    return shipped

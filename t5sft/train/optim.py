@@ -1,0 +1,110 @@
+"""Optimizers and learning-rate schedules, from Optax."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import optax
+
+from t5sft import errors
+
+Shape = Literal["constant", "linear", "cosine", "inverse_sqrt"]
+
+
+class Optimizer(NamedTuple):
+    """An Optax transformation and the schedule inside it (for the log)."""
+
+    transform: optax.GradientTransformation
+    schedule: Callable  # step -> learning rate
+
+
+def schedule(
+    *,
+    peak: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    shape: Shape = "linear",
+    end_fraction: float = 0.0,
+) -> Callable:
+    """Returns step -> learning rate: a linear rise from 0 to `peak`, then the shape.
+
+    Args:
+      peak: the highest rate.
+      total_steps: where "linear" and "cosine" arrive at end_fraction * peak.
+      warmup_steps: steps of the rise; step 0 already learns at peak / warmup_steps.
+      shape: "constant", "linear", "cosine", or "inverse_sqrt": peak * sqrt(warmup / step), T5's.
+
+    Example (peak 1, total 6, warmup 2, "linear"):
+      step  0   1   2    3    4    5
+      rate  .5  1.  .8   .6   .4   .2
+    """
+    if shape not in Shape.__args__:
+        raise errors.ConfigError(
+            f"unknown schedule shape {shape!r}{errors.suggest(shape, Shape.__args__)}; "
+            f"optim.schedule.shape; use one of {', '.join(Shape.__args__)}"
+        )
+    decay_steps = max(total_steps - warmup_steps + 1, 1)
+    if shape == "constant":
+        after = optax.constant_schedule(peak)
+    elif shape == "linear":
+        after = optax.linear_schedule(peak, end_fraction * peak, decay_steps)
+    elif shape == "cosine":
+        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=end_fraction)
+    else:
+        reach = float(max(warmup_steps, 1))
+
+        def after(step):
+            return peak * (reach / (reach + step)) ** 0.5
+
+    def rate(step):
+        rise = peak * (step + 1) / max(warmup_steps, 1)
+        return jax.numpy.where(step < warmup_steps, rise, after(step - warmup_steps + 1))
+
+    return rate
+
+
+def _with_clipping(transform, clip_norm: float | None):
+    if clip_norm is None:
+        return transform
+    return optax.chain(optax.clip_by_global_norm(clip_norm), transform)
+
+
+def adamw(
+    *,
+    learning_rate: Callable,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 1.0,
+) -> Optimizer:
+    """AdamW (arXiv:1711.05101) after clipping by global norm; norm scales do not decay."""
+    transform = optax.adamw(
+        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decays
+    )
+    return Optimizer(_with_clipping(transform, clip_norm), learning_rate)
+
+
+def _decays(params):
+    """Returns True for matrices: a leaf named `scale` or `bias` is none."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: str(getattr(path[-1], "key", "")) not in ("scale", "bias"), params
+    )
+
+
+def adafactor(
+    *,
+    learning_rate: Callable,
+    decay_rate: float = 0.8,
+    clip_norm: float | None = None,
+    multiply_by_parameter_scale: bool = True,
+    weight_decay: float | None = None,
+) -> Optimizer:
+    """Adafactor (arXiv:1804.04235) as T5 uses it: factored second moments, relative step size."""
+    transform = optax.adafactor(
+        learning_rate,
+        decay_rate=decay_rate,
+        multiply_by_parameter_scale=multiply_by_parameter_scale,
+        weight_decay_rate=weight_decay,
+    )
+    return Optimizer(_with_clipping(transform, clip_norm), learning_rate)

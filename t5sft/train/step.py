@@ -1,0 +1,144 @@
+"""The training step: one jitted function for every objective, model and mesh."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+
+from t5sft import errors
+from t5sft.parallel import rules as rules_lib
+from t5sft.train import optim, state
+
+
+def batch_shardings(shapes, mesh, rules):
+    """Returns where each array of a batch lies: rows over the data axes."""
+    spec = {name: ("batch", "length") for name in shapes}
+    return rules_lib.shardings(shapes, spec, mesh, rules)
+
+
+def check_batch(batch_size: int, microbatches: int, mesh, rules) -> None:
+    """Checks that rows divide over microbatches and devices.
+
+    Raises:
+      ConfigError: with the nearest batch size that does.
+    """
+    (axes,) = rules_lib.spec(("batch",), rules)
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    unit = shards * microbatches
+    if microbatches < 1 or batch_size < 1 or batch_size % unit:
+        near = max(round(batch_size / max(unit, 1)), 1) * max(unit, 1)
+        raise errors.ConfigError(
+            f"batch_size {batch_size} does not divide over {shards} data shards x "
+            f"{microbatches} microbatches; batch_size; use {near}"
+        )
+
+
+def _split(batch, num: int):
+    """[B, ...] -> [num, B / num, ...]; each microbatch takes rows of every device."""
+
+    def split(array):
+        parts = array.reshape(array.shape[0] // num, num, *array.shape[1:])
+        return jnp.swapaxes(parts, 0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def sums(model, objective: Callable, params, batch, key, microbatches: int):
+    """Returns gradients and terms of a batch, added up over its microbatches.
+
+    Returns:
+      (gradient of the summed loss, Terms).
+    """
+
+    def value(params, part, key):
+        terms = objective(model, params, part, key)
+        return terms.loss, terms
+
+    gradient = jax.grad(value, has_aux=True)
+    if microbatches == 1:
+        return gradient(params, batch, key)
+
+    def add(total, inputs):
+        part, number = inputs
+        part_key = None if key is None else jax.random.fold_in(key, number)
+        return jax.tree.map(jnp.add, total, gradient(params, part, part_key)), None
+
+    parts = _split(batch, microbatches)
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(microbatches)))[0]
+
+
+def make_update(
+    model,
+    objective: Callable,
+    optimizer: optim.Optimizer,
+    *,
+    like: state.State,
+    mesh,
+    rules,
+    batch_shapes,
+    microbatches: int = 1,
+    seed: int = 0,
+):
+    """Builds the jitted step (State, batch) -> (State, metrics); the state is donated.
+
+    The gradient is divided once, by the weight of the whole global batch. Metrics are (sum, weight)
+    pairs. A batch without weight changes nothing but the step.
+
+    Args:
+      like: abstract state with shardings.
+      batch_shapes: feature name -> ShapeDtypeStruct of the global batch.
+      seed: of dropout; the key of a step is a function of (seed, step).
+    """
+
+    def update(now: state.State, batch):
+        with rules_lib.using(mesh, rules):
+            key = None
+            if model.dropout_rate:
+                key = jax.random.fold_in(jax.random.key(seed), now.step)
+            gradient, terms = sums(model, objective, now.params, batch, key, microbatches)
+        weight = jnp.maximum(terms.weight, 1e-8)
+        gradient = jax.tree.map(lambda g: g / weight, gradient)
+        updates, opt_state = optimizer.transform.update(gradient, now.opt_state, now.params)
+        params = optax.apply_updates(now.params, updates)
+        one = jnp.ones((), jnp.float32)
+        metrics = {
+            "loss": (terms.loss, terms.weight),
+            **terms.metrics,
+            "gradient_norm": (optax.global_norm(gradient), one),
+            "learning_rate": (jnp.asarray(optimizer.schedule(now.step), jnp.float32), one),
+        }
+        return state.State(now.step + 1, params, opt_state), metrics
+
+    placed = state.shardings(like)
+    everywhere = NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(
+        update,
+        in_shardings=(placed, batch_shardings(batch_shapes, mesh, rules)),
+        out_shardings=(placed, everywhere),
+        donate_argnums=0,
+    )
+
+
+def make_evaluate(model, objective: Callable, *, like: state.State, mesh, rules, batch_shapes):
+    """Builds the jitted function (params, batch) -> metrics: sums, without dropout."""
+
+    def evaluate(params, batch):
+        with rules_lib.using(mesh, rules):
+            terms = objective(model, params, batch, None)
+        return {"loss": (terms.loss, terms.weight), **terms.metrics}
+
+    everywhere = NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(
+        evaluate,
+        in_shardings=(
+            state.shardings(like).params,
+            batch_shardings(batch_shapes, mesh, rules),
+        ),
+        out_shardings=everywhere,
+    )

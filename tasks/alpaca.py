@@ -1,0 +1,23 @@
+"""Alpaca: instructions with answers written by text-davinci-003 from 175 seed tasks.
+
+Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca; 52,002 rows; data licence CC BY-NC 4.0.
+Any JSON list or JSONL file with these fields will do, plain or .gz: `--data FILE`. Every 50th row is
+held out as "validation".
+Example: {"instruction": "Name two primes.", "input": "", "output": "2 and 3."}
+"""
+
+from t5sft import errors
+from t5sft.data import define, sources
+from t5sft.evaluate import scores
+
+
+def register(data: str | None):
+    """Registers the SeqIO task `alpaca` over a file."""
+    if data is None:
+        raise errors.ConfigError(
+            "no data file; task alpaca; give --data alpaca_data.json "
+            "(github.com/tatsu-lab/stanford_alpaca), or any file of instruction, input, output"
+        )
+    fields = ("instruction", "input", "output")
+    source = sources.json_rows(data, fields, optional=("input",))
+    define.add_task("alpaca", source, fields=fields, metric_fns=[scores.exact_match], replace=True)

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from t5sft.train import manifest
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    for name, content in {"a": b"123", "d/b": bytes(range(256)) * 100, "d/e/empty": b""}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    manifest.seal(tmp_path)
+    return tmp_path
+
+
+def test_says_size_and_digest_of_every_file(sealed):
+    files = json.loads((sealed / "manifest.json").read_text())["files"]
+    assert list(files) == ["a", "d/b", "d/e/empty"]
+    # sha256sum of the three bytes 123
+    digest = "a665a45920422f9d417e4867efdc4fb8a04a1f3fff1fa07e998e86f7f7a27ae3"
+    assert files["a"] == {"bytes": 3, "sha256": digest}
+
+
+def test_finds_nothing_wrong_with_what_it_sealed(sealed):
+    assert manifest.find_damage(sealed) is None
+
+
+@pytest.mark.parametrize("place", [0, 12_345, 25_599])
+def test_finds_one_flipped_bit(sealed, place):
+    content = bytearray((sealed / "d/b").read_bytes())
+    content[place] ^= 1
+    (sealed / "d/b").write_bytes(content)
+    assert manifest.find_damage(sealed) == ("d/b has changed: its SHA-256 is not the recorded one")
+
+
+def test_finds_files_cut_short_missing_or_added(sealed):
+    (sealed / "a").write_bytes(b"12")
+    assert manifest.find_damage(sealed) == "a has 2 bytes, its manifest says 3"
+    (sealed / "new").write_bytes(b"")
+    assert manifest.find_damage(sealed).startswith("new is not in the manifest")
+    (sealed / "d/e/empty").unlink()
+    assert manifest.find_damage(sealed) == "d/e/empty is missing"
+
+
+def test_blames_the_manifest_for_its_own_damage(sealed):
+    path = sealed / "manifest.json"
+    text = path.read_text()
+    for place in range(0, len(text), 7):
+        changed = bytearray(text.encode())
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        damage = manifest.find_damage(sealed)
+        # White space and the like may change without changing what it says.
+        assert damage is None or damage.startswith("manifest.json has changed"), damage
+    path.unlink()
+    assert manifest.find_damage(sealed).startswith("manifest.json is missing")
+
+
+def test_ignores_what_orbax_writes_after_the_seal(sealed):
+    (sealed / "commit_success.txt").write_text("at 10:30")
+    (sealed / "_CHECKPOINT_METADATA").write_text("{}")
+    assert manifest.find_damage(sealed) is None
+
+
+def test_hosts_share_the_reading(sealed):
+    (sealed / "d/b").write_bytes(b"\0" * 25_600)
+    found = [manifest.find_damage(sealed, part=part, parts=3) for part in range(3)]
+    assert [damage is not None for damage in found] == [False, True, False]
