@@ -52,7 +52,8 @@ PYTHON
   if command -v uv >/dev/null; then
     uv pip install --quiet --python "$venv/bin/python" -e "$root[$extra]" >&2
   else
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[$extra]" >&2
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 \
+      -e "$root[$extra]" >&2
   fi
   printf '%s\n%s\n' "$now" "$extra" >"$stamp"
 }

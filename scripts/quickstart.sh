@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains, evaluates and samples a small model on this machine; the first run installs t5sft.
+# Instruction-tunes a small model on this machine; the first run installs t5sft.
 #
 #   scripts/quickstart.sh                 encoder-decoder
 #   scripts/quickstart.sh decoder         decoder

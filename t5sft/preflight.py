@@ -40,7 +40,7 @@ def check(
     known = _known_targets(bindings, root, [s.module for s in statements if isinstance(s, Import)])
     targets = {id(b): _target(b.selector, b, known) for b in bindings if b.parameter}
     macros = {b.macro: b for b in bindings if not b.parameter}
-    _check_macros(bindings, macros)
+    _check_macros_are_used([b for b in macros.values() if b.symbols is None], bindings)
     for binding in bindings:
         references = [leaf for leaf in walk(binding.value) if isinstance(leaf, Reference)]
         for reference in references:
@@ -50,6 +50,7 @@ def check(
             _check_parameter(binding, targets[id(binding)], macros)
     _check_scopes(bindings)
     _check_root(root, arguments, bindings, targets, macros, known)
+    _check_macros_are_used(macros.values(), bindings)
     return [
         b.renamed(lambda selector, b=b: _target(selector, b, known).name)  # type: ignore[misc]
         for b in bindings
@@ -131,29 +132,21 @@ def _by_suffix(selector: str, where: str, known: list[Target]) -> Target:
     return matches[0]
 
 
-def _check_macros(bindings: list[Binding], macros: dict[str, Binding]) -> None:
-    used: set[str] = set()
-    for binding in bindings:
-        for leaf in walk(binding.value):
-            if isinstance(leaf, Macro) and leaf.name not in REQUIRED:
-                used.add(leaf.name)
-                if leaf.name not in macros:
-                    raise ConfigError(
-                        f"macro %{leaf.name} is not bound{suggest(leaf.name, macros)}; "
-                        f"{binding.where}; add a line {leaf.name} = ..."
-                    )
-    for name, binding in macros.items():
-        if name not in used:
+def _check_macros_are_used(macros: Iterable[Binding], bindings: Iterable[Binding]) -> None:
+    leaves = [leaf for binding in bindings for leaf in walk(binding.value)]
+    used = {leaf.name for leaf in leaves if isinstance(leaf, Macro)}
+    for binding in macros:
+        if binding.macro not in used:
             raise ConfigError(
-                f"macro {name} is not used{suggest(name, used)}; {binding.where}; "
-                "correct the name or remove it"
+                f"macro {binding.macro} is not used{suggest(binding.macro, used)}; "
+                f"{binding.where}; correct the name or remove it"
             )
 
 
 def _literal(value: Any, macros: Mapping[str, Binding], inside: tuple[str, ...] = ()) -> Any:
     """Returns a value with its macros put in, and references as `signatures.fits` takes them."""
     if isinstance(value, Macro):
-        if value.name in REQUIRED:
+        if value.name in REQUIRED or value.name not in macros:  # told if the root reaches it
             return signatures.RESULT
         if value.name in inside:
             where = macros[value.name].where
@@ -261,6 +254,8 @@ def _check_root(
                     pending.append((_target(leaf.selector, holder, known), inner, leaf.is_call))
                 elif leaf.name in REQUIRED:
                     raise ConfigError(_missing(holder, target))
+                elif leaf.name not in macros:
+                    raise ConfigError(_unbound(leaf.name, holder, macros))
                 else:
                     used.add(leaf.name)
     for macro in FLAGS[1:]:  # --model_dir also tells where the configuration is
@@ -276,13 +271,22 @@ def _reached(
     for leaf in walk(binding.value):
         if isinstance(leaf, Macro | Reference):
             yield binding, leaf
-        if isinstance(leaf, Macro) and leaf.name not in REQUIRED:
+        if isinstance(leaf, Macro) and leaf.name in macros:
             yield from _reached(macros[leaf.name], macros)
+
+
+def _flags(macro: str) -> str:
+    flag = f"--{macro.lower()} or " if macro in FLAGS else ""
+    return f"{flag}--gin.{macro}=..."
+
+
+def _unbound(name: str, holder: Binding, macros: Mapping[str, Binding]) -> str:
+    hint = suggest(name, macros) if name not in FLAGS else ""
+    return f"macro %{name} is not bound{hint}; {holder.where}; add {_flags(name)}"
 
 
 def _missing(holder: Binding, target: Target) -> str:
     if not holder.parameter:
-        flag = f"--{holder.macro.lower()} or " if holder.macro in FLAGS else ""
-        return f"{holder.macro} is required; {holder.where}; add {flag}--gin.{holder.macro}=..."
+        return f"{holder.macro} is required; {holder.where}; add {_flags(holder.macro)}"
     name = f"{target.short}.{holder.parameter}"
     return f"{name} is required; {holder.where}; add --gin.{name}=..."

@@ -6,12 +6,17 @@ import socket
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax  # noqa: E402  after the environment that its libraries read
+import hypothesis  # noqa: E402  after the environment that the libraries read
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)  # a small pod on every laptop
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# The same examples every time, and no deadline: the machine may be busy.
+hypothesis.settings.register_profile("t5sft", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("t5sft")
 
 _connect = socket.socket.connect
 

@@ -40,7 +40,7 @@ class Data:
       encoder_length: S, row length of the encoder (encoder-decoder only).
       decoder_length: T, row length of the decoder.
       too_long: what happens to an example longer than a row.
-      seed: of the noise of span corruption.
+      noise_density: share of the tokens that span corruption takes out; seed: of which ones.
       cache_dir: where prepared data lies; default $T5SFT_CACHE or ~/.cache/t5sft.
     """
 
@@ -55,6 +55,7 @@ class Data:
     encoder_length: int = 512
     decoder_length: int = 512
     too_long: preprocess.TooLong = "drop"
+    noise_density: float = 0.15
     seed: int = 0
     cache_dir: str | None = None
 
@@ -270,7 +271,9 @@ def make_example(record: records.Record, data: Data, layout: str):
     elif data.objective == "language_model":
         example = preprocess.language_model(record, vocabulary)
     else:
-        example = preprocess.span_corruption(record, vocabulary, seed=data.seed)
+        example = preprocess.span_corruption(
+            record, vocabulary, noise_density=data.noise_density, seed=data.seed
+        )
     return preprocess.fit(
         example,
         layout=layout,

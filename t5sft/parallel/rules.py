@@ -83,6 +83,12 @@ def sharding(names: Names, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSha
     return NamedSharding(mesh, out)
 
 
+def ways(name: str, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
+    """Returns into how many parts the mesh splits an axis: what must divide a batch size."""
+    over = sharding((name,), mesh, rules).spec[0]
+    return math.prod(mesh.shape[axis] for axis in _axes(over))
+
+
 def shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
     """Returns the tree of `NamedSharding` for a model's parameters, checked before any compile.
 

@@ -1,0 +1,64 @@
+"""Choosing the next token from logits: greedy, temperature, top-k, top-p."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from t5sft import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Turns logits into tokens; with the default temperature 0 it takes the most likely one.
+
+    Args:
+      temperature: divides the logits; 0 is greedy, the first of equals.
+      top_k: keeps the k most likely tokens; 0 keeps all.
+      top_p: keeps the smallest set of most likely tokens whose probabilities sum to at least p
+        (nucleus sampling, arXiv:1904.09751, section 3.1), of those that top_k left.
+
+    Tokens as likely as the last one kept are kept too.
+
+    Example (probabilities .5 .3 .15 .05):
+      top_k=2              kept .5 .3
+      top_p=0.8            kept .5 .3
+      top_p=0.81           kept .5 .3 .15
+      top_k=2, top_p=0.6   kept .5        of .625 .375
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise errors.ConfigError(f"temperature = {self.temperature}; Sampler; use 0 or more")
+        if not self.top_k >= 0:
+            raise errors.ConfigError(f"top_k = {self.top_k}; Sampler; use 0 (all) or more")
+        if not 0 < self.top_p <= 1:
+            raise errors.ConfigError(f"top_p = {self.top_p}; Sampler; use more than 0, at most 1")
+
+    def __call__(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
+        """Draws one token per row: logits [B, V], keys [B] -> int32 [B].
+
+        Every row has its own key, so that what it draws does not depend on its neighbours.
+        """
+        logits = logits.astype(jnp.float32)
+        if self.temperature == 0:
+            return logits.argmax(axis=-1).astype(jnp.int32)
+        logits = self.keep(logits / self.temperature)
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+    def keep(self, logits: jax.Array) -> jax.Array:
+        """Sets the logits [B, V] that top_k and top_p exclude to -inf."""
+        if 0 < self.top_k < logits.shape[-1]:
+            least = jax.lax.top_k(logits, self.top_k)[0][:, -1:]  # [B, 1]
+            logits = jnp.where(logits < least, -jnp.inf, logits)
+        if self.top_p < 1:
+            falling = jnp.sort(logits, axis=-1, descending=True)
+            likely = jax.nn.softmax(falling, axis=-1)
+            before = jnp.cumsum(likely, axis=-1) - likely  # probability of all that are likelier
+            least = jnp.where(before < self.top_p, falling, jnp.inf).min(axis=-1, keepdims=True)
+            logits = jnp.where(logits < least, -jnp.inf, logits)
+        return logits

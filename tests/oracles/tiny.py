@@ -1,0 +1,71 @@
+"""Tiny models of both families, their parameters made once, and packed batches for them."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from t5sft.models import decoder, t5
+
+V = 96
+SIZES = dict(vocab_size=V, emb_dim=32, mlp_dim=48, num_heads=4, head_dim=8)
+T5 = t5.T5(num_encoder_layers=2, num_decoder_layers=2, **SIZES)
+DECODER = decoder.Decoder(num_layers=2, num_kv_heads=2, **SIZES)  # two queries share a key
+T5_TIED = dataclasses.replace(T5, logits_via_embedding=True)
+DECODER_TIED = dataclasses.replace(DECODER, logits_via_embedding=True, num_kv_heads=4)
+
+
+@functools.cache
+def initial(model):
+    """Parameters as a run starts with them."""
+    return jax.jit(model.init)(jax.random.key(0))
+
+
+@functools.cache
+def hot(model):
+    """Large random weights: with the first ones a wrong RoPE or GELU hardly shows."""
+    shapes, _ = model.abstract()
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        return 0.3 * rng.standard_normal(leaf.shape, np.float32) + (path[-1].key == "norm")
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def logits_of(model):
+    """The jitted function (params, batch) -> logits [B, T, V]."""
+    return jax.jit(lambda params, batch: model.unembed(params, model.hidden(params, batch)))
+
+
+def examples():
+    """Three (source, target) examples; no token is used twice."""
+    tokens = np.random.default_rng(0).permutation(np.arange(1, V))
+    five, four, three, six, seven, two = np.split(tokens[:27], np.cumsum([5, 4, 3, 6, 7]))
+    return [(five, four), (three, six), (two, seven)]
+
+
+def pack(rows, length=24):
+    """Packs a list of rows, each a list of (source, target); segments count from 1.
+
+    What is left of a row is padding: token 0, segment 0, position 0.
+    """
+    parts = ("input_tokens", "segment_ids", "positions")
+    batch = {
+        f"{side}_{part}": np.zeros((len(rows), length), np.int32)
+        for side in ("encoder", "decoder")
+        for part in parts
+    }
+    for b, side, which in [
+        (b, side, which) for b in range(len(rows)) for which, side in enumerate(("encoder", "decoder"))
+    ]:
+        begin = 0
+        for segment, example in enumerate(rows[b], start=1):
+            tokens = example[which]
+            here = slice(begin, begin + len(tokens))
+            for part, value in zip(parts, (tokens, segment, np.arange(len(tokens))), strict=True):
+                batch[f"{side}_{part}"][b, here] = value
+            begin += len(tokens)
+    return batch
