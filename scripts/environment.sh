@@ -22,10 +22,11 @@ find_python() {
   fail "needs Python 3.11, 3.12 or 3.13 on PATH; python3 is $(python3 -V 2>&1 || true)"
 }
 
-# install EXTRA: makes the environment and installs t5sft[EXTRA], unless that is done already.
-# The stamp tells: packaging unchanged, same Python, same checkout, and an extra that includes it.
+# install FOR: makes the environment and installs t5sft into it, unless that is done already; FOR
+# is run, test or dev, each with what the one before has.
+# The stamp holds a hash of setup.py, Python and the checkout's path, and what was installed for.
 install() {
-  local extra="$1" stamp="$venv/t5sft-installed" now done_extra=none python
+  local what="$1" stamp="$venv/t5sft-installed" package="$root" now installed=none python
   if [[ ! -x "$venv/bin/python" ]]; then
     python="$(find_python)"
     printf 'Making a Python environment in %s\n' "$venv" >&2
@@ -37,23 +38,26 @@ install() {
   now="$("$venv/bin/python" - "$root" <<'PYTHON'
 import hashlib, pathlib, sys
 root = pathlib.Path(sys.argv[1])
-text = sys.version + str(root) + "".join((root / f).read_text() for f in ("setup.py", "pyproject.toml"))
+text = sys.version + str(root) + (root / "setup.py").read_text(encoding="utf-8")
 print(hashlib.sha256(text.encode()).hexdigest())
 PYTHON
 )"
   if [[ -f "$stamp" && "$(head -n 1 "$stamp")" == "$now" ]]; then
-    done_extra="$(tail -n 1 "$stamp")"
+    installed="$(tail -n 1 "$stamp")"
   fi
-  case "$done_extra:$extra" in
+  case "$installed:$what" in
     dev:* | test:test | test:run | run:run) return ;;
   esac
-  printf 'Installing t5sft[%s] and what it needs into %s (minutes, 3 GB; only once)\n' \
-    "$extra" "$venv" >&2
-  if command -v uv >/dev/null; then
-    uv pip install --quiet --python "$venv/bin/python" -e "$root[$extra]" >&2
-  else
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 \
-      -e "$root[$extra]" >&2
+  if [[ "$what" != run ]]; then
+    package="$root[$what]"
   fi
-  printf '%s\n%s\n' "$now" "$extra" >"$stamp"
+  printf 'Installing t5sft and what it needs into %s (minutes, 3 GB; only once)\n' "$venv" >&2
+  # Where uv is there but does not get through (its own certificates, its own index), pip may.
+  if ! command -v uv >/dev/null ||
+    ! uv pip install --quiet --python "$venv/bin/python" -e "$package" >&2
+  then
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 \
+      -e "$package" >&2
+  fi
+  printf '%s\n%s\n' "$now" "$what" >"$stamp"
 }

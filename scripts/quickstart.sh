@@ -34,8 +34,11 @@ done
 if [[ -n "$model_dir" ]]; then
   set -- --model_dir "$model_dir" "$@"
 fi
-printf 'Running t5sft train --gin_file %s %s\n' "$recipe" "$*" >&2
-"$venv/bin/t5sft" train --gin_file "$recipe" "$@"
+set -- train --gin_file "$recipe" "$@"
+printf 'Running t5sft' >&2
+printf ' %q' "$@" >&2
+printf '\n' >&2
+"$venv/bin/t5sft" "$@"
 if [[ -n "$model_dir" ]]; then
   touch "$model_dir/.finished"
 fi

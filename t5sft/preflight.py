@@ -163,13 +163,14 @@ def _literal(value: Any, macros: Mapping[str, Binding], inside: tuple[str, ...] 
 
 def _check_parameter(binding: Binding, target: Target, macros: Mapping[str, Binding]) -> None:
     signature = signatures.lookup(target.module, target.attributes, binding.where)
+    name = target.short if binding.symbols is None else binding.selector
     value = _literal(binding.value, macros)
     parameter = signature.parameters.get(binding.parameter)
     if parameter is None:
         if signature.is_open:
             return
         raise ConfigError(
-            f"{target.short} has no parameter {binding.parameter!r}"
+            f"{name} has no parameter {binding.parameter!r}"
             f"{suggest(binding.parameter, signature.parameters)}; {binding.where}; "
             f"parameters: {', '.join(signature.parameters) or 'none'}"
         )
@@ -180,7 +181,7 @@ def _check_parameter(binding: Binding, target: Target, macros: Mapping[str, Bind
         where = f"{macros[binding.value.name].where}, used in {where}"
     got = "a function: add () to call it" if value is signatures.FUNCTION else f"{value!r}"
     raise ConfigError(
-        f"{target.short}.{binding.parameter} must be {signatures.written(parameter)}, not {got}; "
+        f"{name}.{binding.parameter} must be {signatures.written(parameter)}, not {got}; "
         f"{where}; correct the value"
     )
 

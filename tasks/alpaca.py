@@ -1,8 +1,8 @@
 """Alpaca: instructions with answers written by text-davinci-003 from 175 seed tasks.
 
 Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca; 52,002 rows; data licence CC BY-NC 4.0.
-Any JSON list or JSONL file with these fields will do, plain or .gz: `--data FILE`. Every 50th row is
-held out as "validation".
+Any JSON list or JSONL file with these fields will do, plain or .gz: `--data FILE`. Every 50th row
+is held out as "validation".
 Example: {"instruction": "Name two primes.", "input": "", "output": "2 and 3."}
 """
 

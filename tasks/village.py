@@ -1,4 +1,4 @@
-"""Village: the instruction mixture that comes with t5sft, in the manner of FLAN, nothing downloaded.
+"""Village: the bundled instruction mixture, in the manner of FLAN; nothing is downloaded.
 
 28 tasks in 8 clusters, 2 in a held-out cluster, 10 wordings a task, 2 of them held out; about 600
 words; made by tasks/village_world.py from seeds, same licence as t5sft.

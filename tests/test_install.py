@@ -39,7 +39,7 @@ EXPECTED = tree("t5sft") | tree("gin", "t5sft/") | tree("tasks", "t5sft/")
 def checkout(tmp_path_factory):
     """Copies the checkout, with a space in its path: building writes into it."""
     copy = tmp_path_factory.mktemp("a checkout")
-    for name in ("t5sft", "gin", "tasks"):
+    for name in ("t5sft", "gin", "tasks", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md"):
         if (ROOT / name).exists():
@@ -121,3 +121,102 @@ def test_a_source_distribution_holds_what_the_wheel_is_built_from(checkout):
     assert tree("t5sft") | tree("gin") | tree("tasks") <= names
     assert {"setup.py", "pyproject.toml"} <= names
     assert not [name for name in names if "__pycache__" in name]
+
+
+def sh(checkout, script, *arguments, **environment):
+    """Runs a script as on a bare machine: no variables but HOME and PATH."""
+    command = ["bash", str(checkout / "scripts" / script), *arguments]
+    base = {"HOME": str(checkout), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(
+        command, cwd="/", env={**base, **environment}, capture_output=True, text=True
+    )
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Makes an environment whose Python and t5sft write down what they are called with."""
+    folder = tmp_path / "an environment"
+    log = f'echo "$(basename "$0") $*" >> "{folder}/log"'
+    executable(folder / "bin" / "t5sft", log)
+    python = f'if [ "$1" = -m ]; then {log}; else exec "{sys.executable}" "$@"; fi'
+    executable(folder / "bin" / "python", python)
+    return folder
+
+
+def called(environment):
+    """Returns the calls since the last look, shortened to program and first two arguments."""
+    lines = (environment / "log").read_text().splitlines()
+    (environment / "log").unlink()
+    return [" ".join(line.split()[:3]) for line in lines]
+
+
+def test_test_sh_installs_once_and_again_when_setup_py_changes(checkout, environment):
+    def test():
+        ran = sh(checkout, "test.sh", "-k", "x", T5SFT_VENV=str(environment))
+        assert ran.returncode == 0, ran.stderr
+        return called(environment)
+
+    assert test() == ["python -m pip", "python -m pytest"]
+    assert test() == ["python -m pytest"]
+    with open(checkout / "setup.py", "a") as setup:
+        setup.write("# changed\n")
+    assert test() == ["python -m pip", "python -m pytest"]
+
+
+def test_test_sh_runs_the_slow_tests_too_in_ci(checkout, environment):
+    ran = sh(checkout, "test.sh", T5SFT_VENV=str(environment), CI="true")
+    assert ran.returncode == 0, ran.stderr
+    log = (environment / "log").read_text()
+    assert "-m not slow and not manual" in log and "-m slow and not manual" in log
+
+
+def test_what_test_sh_installed_is_enough_for_quickstart(checkout, environment):
+    sh(checkout, "test.sh", T5SFT_VENV=str(environment))
+    called(environment)
+    ran = sh(checkout, "quickstart.sh", "--steps", "3", T5SFT_VENV=str(environment))
+    assert called(environment) == ["t5sft train --gin_file"], ran.stderr
+
+
+def test_quickstart_keeps_a_finished_run_and_continues_another(checkout, environment, tmp_path):
+    def model_dir(name, *arguments):
+        ran = sh(checkout, "quickstart.sh", *arguments, T5SFT_VENV=str(environment))
+        log = (environment / "log").read_text().splitlines()[-1]
+        assert f"--gin_file gin/recipes/{name}.gin" in log, ran.stderr
+        return (
+            log.partition(" --model_dir ")[2].removeprefix(str(checkout / "runs")).split(" --")[0]
+        )
+
+    runs = checkout / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    assert model_dir("quickstart") == "/quickstart"
+    (runs / "quickstart").mkdir(parents=True)  # begun, not finished
+    assert model_dir("quickstart") == "/quickstart"
+    assert model_dir("quickstart", "--steps", "3") == "/quickstart-2"
+    assert model_dir("quickstart_decoder", "decoder") == "/quickstart_decoder"
+    assert model_dir("quickstart", "--model_dir", "/mine") == "/mine"
+
+
+def test_scripts_tell_what_a_machine_lacks(checkout, tmp_path):
+    for tool in ("bash", "dirname", "head", "tail", "rm"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    options = {"PATH": str(tmp_path), "T5SFT_VENV": str(tmp_path / "none")}
+    ran = sh(checkout, "test.sh", **options)
+    assert ran.returncode == 1 and "needs Python 3.11, 3.12 or 3.13 on PATH" in ran.stderr
+    executable(tmp_path / "python3", 'if [ "$1" = -V ]; then echo Python 3.8.1; fi; exit 1')
+    ran = sh(checkout, "test.sh", **options)
+    assert ran.returncode == 1 and "python3 is Python 3.8.1" in ran.stderr
+    executable(tmp_path / "python3", 'if [ "$1" = -m ]; then exit 1; fi')
+    ran = sh(checkout, "test.sh", **options)
+    assert ran.returncode == 1 and "apt install python3-venv" in ran.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_unknown_quickstart_lists_those_there_are(checkout, environment):
+    ran = sh(checkout, "quickstart.sh", "decodr", T5SFT_VENV=str(environment))
+    assert ran.returncode == 1 and "gin/recipes/quickstart_decoder.gin" in ran.stderr

@@ -15,6 +15,7 @@ import numpy as np
 from t5sft.data import cache, converters, mixture, packing
 
 Row = list[tuple[str, int]]  # (task, example number) of the examples that share a row
+Shardings = Mapping[str, jax.sharding.Sharding]  # feature name -> where it lies
 
 
 class Position(NamedTuple):
@@ -138,8 +139,8 @@ def _costs(examples: cache.Examples, layout: str) -> np.ndarray:
     return lengths - (0, 1) if layout == "decoder" else lengths
 
 
-def place(batches: Batches, rows: list[Row], shardings: Mapping[str, jax.sharding.Sharding]):
-    """Puts the rows of a global batch on the devices; each process builds only the rows it holds."""
+def place(batches: Batches, rows: list[Row], shardings: Shardings) -> dict[str, jax.Array]:
+    """Puts the rows of a global batch on the devices; a process builds only the rows it holds."""
     sharding = shardings["decoder_target_tokens"]
     shape = (len(rows), batches.shapes()["decoder_target_tokens"].shape[1])
     held = {
@@ -169,9 +170,9 @@ class Placed(NamedTuple):
 
 
 def stream(
-    batches: Batches, position: Position, shardings: Mapping[str, jax.sharding.Sharding]
+    batches: Batches, position: Position, shardings: Shardings
 ) -> Iterator[Placed]:
-    """Yields batches from a position on, made two ahead in a thread so that the step never waits."""
+    """Yields batches from a position on, made two ahead in a thread: the step never waits."""
     ready: queue.Queue = queue.Queue(maxsize=2)
     stop = threading.Event()
 

@@ -14,7 +14,9 @@ from t5sft.data import preprocess
 Row = Sequence[preprocess.Example]
 
 
-def encoder_decoder(rows: Sequence[Row], *, encoder_length: int, decoder_length: int, start_id: int):
+def encoder_decoder(
+    rows: Sequence[Row], *, encoder_length: int, decoder_length: int, start_id: int
+) -> dict[str, np.ndarray]:
     """Builds a batch for an encoder-decoder.
 
     Args:
@@ -50,7 +52,7 @@ def encoder_decoder(rows: Sequence[Row], *, encoder_length: int, decoder_length:
     return batch
 
 
-def decoder(rows: Sequence[Row], *, decoder_length: int):
+def decoder(rows: Sequence[Row], *, decoder_length: int) -> dict[str, np.ndarray]:
     """Builds a batch for a decoder: every token predicts its successor in the same example.
 
     Example (examples 3 7 8 1 with the answer 8 1, and 3 9 1 with the answer 9 1; T = 7):

@@ -9,12 +9,12 @@ ROLES = ("system", "user", "assistant", "text")
 
 
 class Message(NamedTuple):
-    """One turn. `context` is material the turn refers to (Alpaca's input), `weight` scales its loss."""
+    """One turn of a conversation."""
 
     role: str  # one of ROLES
     content: str
-    context: str = ""
-    weight: float = 1.0
+    context: str = ""  # material the turn refers to: Alpaca's input
+    weight: float = 1.0  # scales its loss
 
 
 class Record(NamedTuple):

@@ -48,7 +48,9 @@ def questions(
             found.texts.append(record.messages[-2].content)
             found.answers.append(record.messages[-1].content)
         if not found.prompts:
-            raise errors.DataError(f"no example to evaluate; task {name!r}, split {split!r}; see it")
+            raise errors.DataError(
+                f"no example to evaluate; task {name!r}, split {split!r}; choose another split"
+            )
         out.append(found)
     return out
 

@@ -1,4 +1,4 @@
-"""Evaluating a model: SeqIO tasks at a checkpoint, beside the model before tuning; and generating."""
+"""Evaluating SeqIO tasks at a checkpoint, beside the model before tuning; and generating."""
 
 import functools
 import json

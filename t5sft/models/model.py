@@ -158,7 +158,8 @@ class Net(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] token ids -> [B, T, D]; an id outside [0, V) becomes NaN, not a neighbour."""
-        return rules.constrain(self.embedding[tokens], ("batch", "length", "act_embed"))
+        x = self.embedding.at[tokens].get(mode="fill", fill_value=jnp.nan)
+        return rules.constrain(x, ("batch", "length", "act_embed"))
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> logits [..., V]."""

@@ -106,6 +106,9 @@ class T5(model.Model):
       num_encoder_layers, num_decoder_layers: L of the two stacks.
       relative_attention_num_buckets: rows of the bias table; an even number.
       relative_attention_max_distance: all distances from here on share a bucket.
+
+    Raises:
+      ConfigError: a size is no positive integer, or a name is unknown.
     """
 
     num_encoder_layers: int
@@ -117,6 +120,16 @@ class T5(model.Model):
     activation: ClassVar[str] = "gelu"
     query_scale: ClassVar[float] = 1.0  # T5 folds 1 / sqrt(H) into the start of `q`
     net: ClassVar[type[model.Net]] = T5Net
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        buckets, reach = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets % 2 or buckets < 4:
+            todo = f"use {max(4, buckets - buckets % 2)} or {max(4, buckets + buckets % 2)}"
+            self.reject(f"relative_attention_num_buckets = {buckets} is not even or under 4", todo)
+        if reach <= buckets // 2:
+            todo = f"use more than {buckets // 2}, half the buckets, which hold one distance each"
+            self.reject(f"relative_attention_max_distance = {reach} is too short", todo)
 
     @property
     def num_kv_heads(self) -> int:

@@ -19,7 +19,11 @@ from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import checkpoint, loop, metrics, optim, owner, state
+from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
+
+
+SPLITS = ("train", "validation")
 
 
 def train(
@@ -60,32 +64,37 @@ def train(
     Returns:
       A summary: step, losses, speed, data counts, paths.
     """
-    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
-    step_lib.check_batch(batch_size, microbatches, mesh, rules)
     if steps < 1:
         raise errors.ConfigError(f"steps is {steps}; train; give at least 1")
+    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
+    step_lib.check_batch(batch_size, microbatches, mesh, rules)
     directory = pathlib.Path(model_dir).expanduser()
     vocabulary = vocab.load(data.vocabulary)
     _check_vocabulary(model, vocabulary)
+    lengths = {"encoder_length": data.encoder_length, "decoder_length": data.decoder_length}
     with contextlib.ExitStack() as stack:
         stack.enter_context(owner.own(directory))
-        # The child process reads and tokenises while this one compiles.
-        preparation = prepare.Preparation(data, model.layout, ("train", "validation"))
-        like = state.abstract(model, optimizer, mesh, rules)
-        lengths = {"encoder_length": data.encoder_length, "decoder_length": data.decoder_length}
-        shapes = converters.shapes(model.layout, batch_size, **lengths)
-        placed = {"like": like, "mesh": mesh, "rules": rules, "batch_shapes": shapes}
-        update = step_lib.make_update(
-            model, objective, optimizer, microbatches=microbatches, seed=seed, **placed
-        )
         checkpoints = checkpoint.Checkpointer(
             directory, keep_last=keep_last, best_metric="validation/loss"
         )
         stack.callback(checkpoints.close)
-        _say(f"model: {state.num_params(like.params):,} parameters on {_describe(mesh)}")
-        compiled = update.lower(like, shapes).compile()
+        # A child process reads and tokenises while this one compiles.
+        preparation = prepare.Preparation(data, model.layout, SPLITS)
+        program = step_lib.build(
+            model,
+            objective,
+            optimizer,
+            batch_shapes=converters.shapes(model.layout, batch_size, **lengths),
+            microbatches=microbatches,
+            seed=seed,
+            mesh=mesh,
+            rules=rules,
+        )
+        _say(f"model: {state.num_params(program.like.params):,} parameters on {_describe(mesh)}")
         splits = preparation.result()
-        sources = [
+        for name, split in zip(SPLITS, splits, strict=True):
+            _say(prepare.describe(name, split.card))
+        training, validation = (
             batches_lib.Batches(
                 split,
                 layout=model.layout,
@@ -96,119 +105,69 @@ def train(
                 **lengths,
             )
             for split in splits
-        ]
-        for name, split in zip(("train", "validation"), splits, strict=True):
-            _say(prepare.describe(name, split.card))
-        identity = {"train": splits[0].digest, "seed": seed, "batch_size": batch_size, "pack": pack}
-        now, position = _begin(model, optimizer, like, checkpoints, init_from, seed, identity)
+        )
+        identity = {"data": splits[0].digest, "seed": seed, "batch_size": batch_size, "pack": pack}
+        now, position = _begin(model, optimizer, program, checkpoints, init_from, seed, identity)
         start = int(now.step)
-        if start >= steps:
-            _say(f"already at step {start} of {steps}: nothing to train")
-        run = _Run(
-            directory=directory,
+        (directory / "config.gin").write_text(config)
+        hooks = hooks_lib.Hooks(
             checkpoints=checkpoints,
-            evaluate=step_lib.make_evaluate(model, objective, **placed),
-            validation=sources[1],
-            shardings=step_lib.batch_shardings(shapes, mesh, rules),
+            evaluate=program.evaluate,
+            validation=validation,
+            shardings=program.shardings,
             writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
             progress=stack.enter_context(metrics.Progress(steps, start=start, every=log_every)),
             identity=identity,
             facts=_facts(config, data, vocabulary, model),
         )
-        (directory / "config.gin").write_text(config)
-        stream = batches_lib.stream(sources[0], position, run.shardings)
-        stop = stack.enter_context(_signals())
-        hooks = [run.log, loop.every(eval_every, run.validate), loop.every(save_every, run.save)]
         begun = time.perf_counter()
         now = loop.run(
-            compiled, now, stream, start=start, total_steps=steps, hooks=hooks, stop=stop
+            program.update,
+            now,
+            batches_lib.stream(training, position, program.shardings),
+            start=start,
+            total_steps=steps,
+            hooks=[
+                hooks.log,
+                loop.every(eval_every, hooks.validate),
+                loop.every(save_every, hooks.save),
+            ],
+            stop=stack.enter_context(_signals()),
         )
         jax.block_until_ready(now.params)
         seconds = time.perf_counter() - begun
-        run.finish(now)
-        return run.summary(now, seconds, splits)
+        hooks.finish(now)
+        return _summary(hooks, int(now.step), seconds, splits, directory)
 
 
-class _Run:
-    """What the hooks of one run share."""
-
-    def __init__(self, **parts):
-        self.__dict__.update(parts)
-        self.counts = {"examples": 0, "tokens": 0, "places": 0}
-        self.position = None
-        self.validated = {}  # step -> metrics on "validation"
-
-    def log(self, step, now, step_metrics, batch):
-        """Counts the batch; writes metrics one step late, so that the devices are never waited for."""
-        del now
-        self.position = batch.position
-        for name, value in batch.counts.items():
-            self.counts[name] += value
-        values = self.progress.update(step, step_metrics, batch.counts)
-        if values is not None:
-            self.writer.write(values.pop("step"), "train", values)
-
-    def validate(self, step, now, *_):
-        """Measures the loss on every validation example once."""
-        total = {}
-        for rows in self.validation.once():
-            arrays = batches_lib.place(self.validation, rows, self.shardings)
-            for name, pair in self.evaluate(now.params, arrays).items():
-                total[name] = np.add(total.get(name, (0.0, 0.0)), jax.device_get(pair))
-        values = metrics.summarise(total)
-        self.validated = {step: values}
-        self.writer.write(step, "validation", values)
-        self.progress.note(step, "validation", values)
-
-    def save(self, step, now, *_):
-        """Starts a checkpoint of this step."""
-        self.progress.check_finite()
-        chosen = self.validated.get(step, {})
-        self.checkpoints.save(
-            step,
-            params=now.params,
-            opt_state=now.opt_state,
-            position={**self.position._asdict(), **self.identity},
-            run=self.facts,
-            metrics={f"validation/{name}": value for name, value in chosen.items()},
-        )
-
-    def finish(self, now):
-        """Evaluates and saves the last step, and waits until it is on the disk."""
-        step = int(now.step)
-        values = self.progress.flush()
-        if values is not None:
-            self.writer.write(values.pop("step"), "train", values)
-        if self.position is not None:
-            if step not in self.validated:
-                self.validate(step, now)
-            self.save(step, now)
-        self.checkpoints.wait()
-
-    def summary(self, now, seconds: float, splits) -> dict:
-        """Returns what the run did, for people and for --json."""
-        padding = 1 - self.counts["tokens"] / max(self.counts["places"], 1)
-        values = next(iter(self.validated.values()), {})
-        rate = self.counts["tokens"] / max(seconds, 1e-9)
+def _summary(hooks, step: int, seconds: float, splits, directory) -> dict:
+    """Says what the run did, and returns it for --json."""
+    counts, values = hooks.counts, next(iter(hooks.validated.values()), {})
+    padding = 1 - counts["tokens"] / max(counts["places"], 1)
+    rate = counts["tokens"] / max(seconds, 1e-9)
+    if not counts["places"]:
+        _say(f"already at step {step}: nothing to train; {directory}")
+    else:
         _say(
-            f"done: step {int(now.step)}, validation loss {values.get('loss', float('nan')):.4f}, "
-            f"{rate:,.0f} tokens/s, padding {padding:.1%}; {self.directory}"
+            f"step {step} saved: validation loss {values['loss']:.4f}, {rate:,.0f} tokens/s, "
+            f"{padding:.1%} padding; {directory}"
         )
-        cards = [{k: v for k, v in split.card.items() if k != "tasks"} for split in splits]
-        return {
-            "step": int(now.step),
-            "validation": values,
-            "seconds": seconds,
-            "tokens_per_second": rate,
-            "padding": padding,
-            **{f"trained_{name}": value for name, value in self.counts.items()},
-            "data": dict(zip(("train", "validation"), cards, strict=True)),
-            "model_dir": str(self.directory),
-        }
+    cards = [{k: v for k, v in split.card.items() if k != "tasks"} for split in splits]
+    return {
+        "step": step,
+        "validation": values,
+        "seconds": seconds,
+        "tokens_per_second": rate,
+        "padding": padding,
+        **{f"trained_{name}": value for name, value in counts.items()},
+        "data": dict(zip(SPLITS, cards, strict=True)),
+        "model_dir": str(directory),
+    }
 
 
-def _begin(model, optimizer, like, checkpoints, init_from, seed, identity):
+def _begin(model, optimizer, program, checkpoints, init_from, seed, identity):
     """Returns the state and data position to go on from: checkpoint, init_from, or random."""
+    like = program.like
     if checkpoints.latest_step() is not None:
         restored = checkpoints.restore(like_params=like.params, like_opt_state=like.opt_state)
         saved = dict(restored.position)
@@ -253,7 +212,7 @@ def _facts(config: str, data: prepare.Data, vocabulary, model) -> dict:
 
 @contextlib.contextmanager
 def _signals():
-    """Yields a function that says whether SIGTERM came: the step in progress is finished and saved."""
+    """Yields a function that says whether SIGTERM came; the step in progress is then the last."""
     received = []
     before = None
     with contextlib.suppress(ValueError):  # not the main thread: nobody sends it here

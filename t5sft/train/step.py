@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,4 +142,44 @@ def make_evaluate(model, objective: Callable, *, like: state.State, mesh, rules,
             batch_shardings(batch_shapes, mesh, rules),
         ),
         out_shardings=everywhere,
+    )
+
+
+class Program(NamedTuple):
+    """The compiled functions of a run and where their arrays lie."""
+
+    like: state.State  # shapes and shardings
+    shardings: dict  # of a batch
+    update: Callable  # (State, batch) -> (State, metrics)
+    evaluate: Callable  # (params, batch) -> metrics
+
+
+def build(
+    model,
+    objective: Callable,
+    optimizer: optim.Optimizer,
+    *,
+    batch_shapes,
+    microbatches: int,
+    seed: int,
+    mesh,
+    rules,
+) -> Program:
+    """Compiles the step of a run; no parameter is made yet. The evaluation compiles on first use.
+
+    Raises:
+      ConfigError: the batch or a parameter does not divide over the mesh.
+    """
+    (batch_size,) = {shape.shape[0] for shape in batch_shapes.values()}
+    check_batch(batch_size, microbatches, mesh, rules)
+    like = state.abstract(model, optimizer, mesh, rules)
+    placed = {"like": like, "mesh": mesh, "rules": rules, "batch_shapes": batch_shapes}
+    update = make_update(
+        model, objective, optimizer, microbatches=microbatches, seed=seed, **placed
+    )
+    return Program(
+        like,
+        batch_shardings(batch_shapes, mesh, rules),
+        update.lower(like, batch_shapes).compile(),
+        make_evaluate(model, objective, **placed),
     )

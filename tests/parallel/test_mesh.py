@@ -1,0 +1,75 @@
+"""The mesh has the sizes asked for, or says which sizes would work."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from t5sft import errors
+from t5sft.parallel import mesh
+
+
+@pytest.mark.parametrize(
+    "sizes, shape",
+    [
+        (dict(), (1, 8, 1, 1, 1)),
+        (dict(tensor=2), (1, 4, 1, 2, 1)),
+        (dict(fsdp=4, tensor=2), (1, 1, 4, 2, 1)),
+        (dict(data=2, fsdp=-1), (1, 2, 4, 1, 1)),
+        (dict(replica=2, data=1, fsdp=2, tensor=1, context=2), (2, 1, 2, 1, 2)),
+    ],
+)
+def test_sizes(sizes, shape):
+    made = mesh.make_mesh(**sizes)
+    assert made.axis_names == ("replica", "data", "fsdp", "tensor", "context")
+    assert made.devices.shape == shape
+    assert {*made.devices.flat} == {*jax.devices()}
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        (dict(tensor=3), "tensor=3 needs a multiple of 3 devices, but there are 8; mesh; "
+                         "use data=-1, tensor=2"),
+        (dict(fsdp=4, tensor=4), "multiple of 16 devices, but there are 8.*fsdp=2, tensor=4"),
+        (dict(data=2, tensor=2), "data=2, tensor=2 needs 4 devices.*8.*use data=-1, tensor=2"),
+        (dict(data=-1, fsdp=-1), "data and fsdp are all -1"),
+        (dict(tensor=0), "tensor=0 is no axis size"),
+    ],
+)
+def test_says_what_would_work(sizes, said):
+    with pytest.raises(errors.ConfigError, match=said):
+        mesh.make_mesh(**sizes)
+
+
+def test_the_advice_works():
+    mesh.make_mesh(data=-1, fsdp=2, tensor=4)
+
+
+def test_a_part_of_the_devices():
+    assert mesh.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4]).size == 4
+
+
+def pod(num_slices, per_slice):
+    """Stand-ins for TPU devices in several slices."""
+    return [
+        types.SimpleNamespace(
+            id=i, slice_index=i // per_slice, process_index=i // per_slice, platform="cpu",
+            device_kind="cpu",
+        )
+        for i in range(num_slices * per_slice)
+    ]
+
+
+def test_replica_runs_across_slices(monkeypatch):
+    monkeypatch.setattr(mesh, "Mesh", lambda grid, names, axis_types: grid)
+    grid = mesh.make_mesh(replica=4, fsdp=2, devices=pod(2, 4))
+    assert grid.shape == (4, 1, 2, 1, 1)
+    slices = np.vectorize(lambda device: device.slice_index)(grid)
+    np.testing.assert_array_equal(slices[:, 0, :, 0, 0], [[0, 0], [0, 0], [1, 1], [1, 1]])
+
+
+def test_no_axis_but_replica_leaves_a_slice():
+    with pytest.raises(errors.ConfigError, match="replica=1 does not divide over 2 TPU slices"):
+        mesh.make_mesh(devices=pod(2, 4))
