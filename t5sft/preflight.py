@@ -78,7 +78,7 @@ def _check_order(bindings: list[Binding]) -> None:
         if binding.symbols is None:  # Of two flags the last wins, as everywhere.
             continue
         what = (binding.scope, binding.selector, binding.parameter)
-        for file in (binding.file, *binding.is_included):
+        for file in (binding.file, *binding.included_by):
             earlier = seen.get((file, *what))
             if earlier is not None:
                 name = ".".join(part for part in (binding.macro, binding.parameter) if part)

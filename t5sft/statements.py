@@ -44,7 +44,7 @@ class Binding:
     where: str  # "gin/runs/sft.gin line 7", "--gin.STEPS"
     file: str
     symbols: Mapping[str, str] | None
-    is_included: tuple[str, ...] = ()  # the files that include this one, outermost first
+    included_by: tuple[str, ...] = ()  # the files that include this one, outermost first
 
     @property
     def macro(self) -> str:

@@ -59,10 +59,10 @@ def first_loss(model):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_first_loss_is_near_that_of_a_uniform_guess(tied):
-    sizes = dict(vocab_size=2048, emb_dim=64, mlp_dim=128, num_heads=4, head_dim=16)
+    sizes = dict(vocab_size=2048, emb_dim=128, mlp_dim=384, num_heads=4, head_dim=32)
     sizes |= dict(logits_via_embedding=tied)
     both = (
-        t5.T5(num_encoder_layers=2, num_decoder_layers=2, **sizes),
+        t5.T5(num_encoder_layers=3, num_decoder_layers=3, **sizes),
         decoder.Decoder(num_layers=2, num_kv_heads=2, **sizes),
     )
     for model in both:
@@ -73,7 +73,7 @@ def value_and_grad(model, params, batch, key=None):
     def total(params):
         return jnp.sin(model.hidden(params, batch, dropout_key=key)).sum()
 
-    return jax.jit(jax.value_and_grad(total))(params)
+    return tiny.jit(jax.value_and_grad(total))(params)
 
 
 @BOTH
@@ -91,9 +91,9 @@ def test_remat_and_unroll_change_speed_only(model, change):
 def test_dropout_acts_only_with_a_key(model):
     dropping = dataclasses.replace(model, dropout_rate=0.3)
     params, batch = tiny.initial(model), tiny.pack([tiny.examples()])
-    hidden = jax.jit(lambda key: dropping.hidden(params, batch, dropout_key=key))
-    plain = jax.jit(lambda: dropping.hidden(params, batch))()
-    want = jax.jit(lambda: model.hidden(params, batch))()
+    hidden = tiny.jit(lambda key: dropping.hidden(params, batch, dropout_key=key))
+    plain = tiny.jit(lambda: dropping.hidden(params, batch))()
+    want = tiny.jit(lambda: model.hidden(params, batch))()
     np.testing.assert_array_equal(plain, want)
     first, again, other = (hidden(jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

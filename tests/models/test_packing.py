@@ -56,7 +56,7 @@ def summed(model):
         direction = jnp.sin(jnp.arange(hidden.shape[-1]))[None, None, :]
         return (hidden * direction * weights[..., None]).sum()
 
-    return jax.jit(jax.value_and_grad(total))
+    return tiny.jit(jax.value_and_grad(total))
 
 
 @pytest.mark.parametrize("model", BOTH, ids=["t5", "decoder"])

@@ -1,0 +1,137 @@
+"""Cached generation writes what the whole model, run again for every token, would write."""
+
+import jax
+import numpy as np
+import pytest
+from oracles import tiny
+
+from t5sft import errors
+from t5sft.generate import decode, sampling
+from t5sft.parallel import mesh, rules
+
+NEW, EOS, LENGTH = 10, 5, 32
+BOTH = pytest.mark.parametrize("model", [tiny.T5, tiny.DECODER], ids=["t5", "decoder"])
+
+
+def prompts():
+    """Prompts of 1 to 20 tokens: two padded lengths."""
+    rng = np.random.default_rng(3)
+    return [rng.integers(6, tiny.V, n).tolist() for n in (7, 1, 20, 13, 2, 18, 4)]
+
+
+def slow_generate(model, params, prompt):
+    """Greedy, one token at a time, through the uncached model."""
+    logits_of, answer = tiny.logits_of(model), []
+    for _ in range(NEW):
+        if model.layout == "decoder":
+            target = [*prompt, *answer]
+        else:
+            target = [0, *answer]
+        logits = logits_of(params, tiny.pack([[(prompt, target)]], length=LENGTH))
+        token = int(logits[0, len(target) - 1].argmax())
+        if token == EOS:
+            return decode.Generated(answer, True)
+        answer.append(token)
+    return decode.Generated(answer, False)
+
+
+def generate(model, params, texts, **changes):
+    settings = dict(max_new_tokens=NEW, eos_id=EOS, batch_size=3)
+    return decode.generate(model, params, texts, **(settings | changes))
+
+
+@BOTH
+def test_agrees_with_the_uncached_model(model):
+    params = tiny.hot(model)
+    want = [slow_generate(model, params, prompt) for prompt in prompts()]
+    for batch_size in (1, 3, 8):
+        assert generate(model, params, prompts(), batch_size=batch_size) == want
+    assert generate(model, params, prompts()[:2], buckets=[9, 30]) == want[:2]
+
+
+@BOTH
+def test_agrees_with_one_device_on_a_mesh(model):
+    two_by_two = mesh.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
+    params = tiny.hot(model)
+    placed = jax.device_put(params, rules.shardings(*model.abstract(), two_by_two))
+    got = generate(model, placed, prompts()[:4], batch_size=4, mesh=two_by_two)
+    assert got == generate(model, params, prompts()[:4], batch_size=4)
+
+
+@BOTH
+def test_decode_step_gives_the_logits_of_the_whole_row(model):
+    """Ragged prompts: each row continues at its own position."""
+    params, examples = tiny.hot(model), tiny.examples()
+    batch = tiny.pack([[example] for example in examples], length=LENGTH)
+    want = np.asarray(tiny.logits_of(model)(params, batch))
+    lengths = np.array([len(target) for _, target in examples])
+    known = np.zeros(3, int) if model.layout == "encoder_decoder" else lengths - 2
+    prompt = {
+        name: x if name.startswith("encoder") else np.where(np.arange(LENGTH) < known[:, None], x, 0)
+        for name, x in batch.items()
+    }
+    _, cache = tiny.jit(model.prefill, static_argnums=2)(params, prompt, LENGTH)
+    step = tiny.jit(model.decode_step)
+    rows = np.arange(3)
+    for position in (known, known + 1):
+        tokens = batch["decoder_input_tokens"][rows, position]
+        logits, cache = step(params, cache, tokens, position)
+        error = np.abs(logits - want[rows, position]).max() / want.std()
+        assert error <= 2e-5
+
+
+def test_prefill_gives_the_hidden_states_of_the_prompt():
+    model, params = tiny.DECODER, tiny.hot(tiny.DECODER)
+    batch = tiny.pack([tiny.examples()[:1], tiny.examples()[1:2]])
+    hidden, cache = tiny.jit(model.prefill, static_argnums=2)(params, batch, 40)
+    want = tiny.jit(model.hidden)(params, batch)
+    real = batch["decoder_segment_ids"] > 0
+    np.testing.assert_allclose(hidden[real], want[real], atol=1e-4)
+    assert cache["kv"].shape == (2, 2, 40, 2, 2, 8)
+
+
+def test_sampling_does_not_depend_on_the_batch():
+    model, params = tiny.DECODER, tiny.initial(tiny.DECODER)
+    sampler = sampling.Sampler(temperature=1.0, top_k=50)
+    want = generate(model, params, prompts(), sampler=sampler, seed=1)
+    assert generate(model, params, prompts(), sampler=sampler, seed=1, batch_size=8) == want
+    assert generate(model, params, prompts(), sampler=sampler, seed=2) != want
+    last = generate(model, params, prompts()[-1:], sampler=sampler, seed=1, row_seeds=[6])
+    assert last == want[-1:]
+    same = generate(model, params, prompts()[:1] * 2, sampler=sampler)
+    assert same[0] != same[1]
+
+
+def test_stops_at_eos_and_says_so():
+    model, params = tiny.DECODER, tiny.hot(tiny.DECODER)
+    answer = generate(model, params, prompts()[:1])[0].tokens
+    eos = answer[3]
+    first = answer.index(eos)
+    cut = generate(model, params, prompts()[:1], eos_id=eos)
+    assert cut == [decode.Generated(answer[:first], True)]
+    assert generate(model, params, prompts()[:1], max_new_tokens=2) == [
+        decode.Generated(answer[:2], False)
+    ]
+
+
+def test_no_prompts_no_answers():
+    assert generate(tiny.DECODER, None, []) == []
+
+
+@pytest.mark.parametrize(
+    "length, buckets, padded",
+    [(1, None, 16), (17, None, 24), (25, None, 32), (33, None, 48), (1000, None, 1024),
+     (17, [20, 100], 20), (20, [100, 20], 20)],
+)  # fmt: skip
+def test_padded_length(length, buckets, padded):
+    assert decode.padded_length(length, buckets) == padded
+
+
+def test_says_what_is_wrong():
+    model = tiny.DECODER
+    with pytest.raises(errors.DataError, match="prompt 1 is empty"):
+        generate(model, None, [[3], []])
+    with pytest.raises(errors.DataError, match="prompt 0 has 20 tokens.*beyond 16"):
+        generate(model, None, [[3] * 20], buckets=[16])
+    with pytest.raises(errors.ConfigError, match="batch_size = 3 does not divide over 8.*use 8"):
+        generate(model, None, [[3]], mesh=mesh.make_mesh())
