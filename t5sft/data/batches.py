@@ -169,9 +169,7 @@ class Placed(NamedTuple):
     counts: dict[str, int]
 
 
-def stream(
-    batches: Batches, position: Position, shardings: Shardings
-) -> Iterator[Placed]:
+def stream(batches: Batches, position: Position, shardings: Shardings) -> Iterator[Placed]:
     """Yields batches from a position on, made two ahead in a thread: the step never waits."""
     ready: queue.Queue = queue.Queue(maxsize=2)
     stop = threading.Event()

@@ -25,10 +25,10 @@ class Examples(NamedTuple):
     columns: Mapping[str, np.ndarray]  # "inputs.ids", "targets.weights", ...: flat
     inputs_offsets: np.ndarray  # [n + 1]
     targets_offsets: np.ndarray  # [n + 1]
-    index: np.ndarray  # [n] position in the task's split
+    numbers: np.ndarray  # [n] position in the task's split
 
     def __len__(self):
-        return len(self.index)
+        return len(self.numbers)
 
     def lengths(self) -> np.ndarray:
         """Returns [n, 2]: tokens of inputs and of targets."""
@@ -53,7 +53,7 @@ class Split(NamedTuple):
     digest: str
 
 
-def write_task(directory: pathlib.Path, examples: list[preprocess.Example], index: list[int]):
+def write_task(directory: pathlib.Path, examples: list[preprocess.Example], numbers: list[int]):
     """Writes the arrays of one task."""
     directory.mkdir(parents=True)
     for side in ("inputs", "targets"):
@@ -65,7 +65,7 @@ def write_task(directory: pathlib.Path, examples: list[preprocess.Example], inde
             for start, part in zip(offsets, parts, strict=False):
                 flat[start : start + len(part.ids)] = getattr(part, name)
             np.save(directory / f"{side}.{name}.npy", flat)
-    np.save(directory / "index.npy", np.asarray(index, np.int64))
+    np.save(directory / "numbers.npy", np.asarray(numbers, np.int64))
 
 
 def publish(temporary: pathlib.Path, directory: pathlib.Path, card: dict):
@@ -98,7 +98,7 @@ def read_split(directory: pathlib.Path) -> Split:
                 for path in sorted((directory / task.replace(":", "_")).glob("*.npy"))
             }
             offsets = (files.pop("inputs.offsets"), files.pop("targets.offsets"))
-            tasks[task] = Examples(columns=files, index=files.pop("index"), **_named(offsets))
+            tasks[task] = Examples(columns=files, numbers=files.pop("numbers"), **_named(offsets))
     except (OSError, ValueError, KeyError) as error:
         raise errors.DataError(
             f"the prepared data is damaged: {error}; {directory}; remove the directory, "

@@ -97,7 +97,7 @@ def read_records(task: str, split: str):
             index += 1
             try:
                 features = dict(zip(texts, values, strict=True))
-                yield index, records.from_features(features, source=task, index=index)
+                yield index, records.from_features(features, source=task, number=index)
             except records.Dropped as reason:
                 yield index, reason
 
@@ -105,11 +105,12 @@ def read_records(task: str, split: str):
 def _seqio_vocabulary(vocabulary: vocab.Vocabulary):
     """Wraps a vocabulary for SeqIO's metrics, which decode ids up to the end token."""
     seqio = sources.load_seqio()
-    class Wrapped(seqio.PassThroughVocabulary):
-        def _decode(self, ids):
-            return vocabulary.decode([i for i in ids if i != vocabulary.eos_id])
 
-    return Wrapped(size=vocabulary.size, eos_id=vocabulary.eos_id)
+    def decode(self, ids):
+        return vocabulary.decode([i for i in ids if i != vocabulary.eos_id])
+
+    wrapped = type("Wrapped", (seqio.PassThroughVocabulary,), {"_decode": decode})
+    return wrapped(size=vocabulary.size, eos_id=vocabulary.eos_id)
 
 
 def bind(

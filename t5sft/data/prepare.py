@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+import typing
 from collections import Counter
 from collections.abc import Sequence
 
@@ -66,7 +67,7 @@ class Data:
             ("learn", preprocess.Learn),
             ("too_long", preprocess.TooLong),
         ):
-            known, value = allowed.__args__, getattr(self, field)
+            known, value = typing.get_args(allowed), getattr(self, field)
             if value not in known:
                 raise errors.ConfigError(
                     f"unknown {field} {value!r}{errors.suggest(str(value), known)}; Data.{field}; "
@@ -207,13 +208,13 @@ def prepare_split(data: Data, layout: str, split: str) -> pathlib.Path:
         shutil.rmtree(stale, ignore_errors=True)
     start, card = time.monotonic(), {}
     for task, rate in define.rates(data.task).items():
-        counts, examples, index = _task_examples(data, layout, task, split)
+        counts, examples, numbers = _task_examples(data, layout, task, split)
         if not examples:
             raise errors.DataError(
                 f"no example left of {counts['read']}: {dict(counts)}; task {task!r}, split "
                 f"{split!r}; raise encoder_length/decoder_length or see too_long"
             )
-        cache.write_task(temporary / task.replace(":", "_"), examples, index)
+        cache.write_task(temporary / task.replace(":", "_"), examples, numbers)
         card[task] = {"rate": rate, **counts}
     total = sum((Counter(entry) for entry in card.values()), Counter())
     total.pop("rate")
@@ -236,7 +237,7 @@ def register(data: Data):
 def _task_examples(data: Data, layout: str, task: str, split: str):
     from t5sft.data import define
 
-    counts, examples, index = Counter(read=0, kept=0, dropped=0, truncated=0), [], []
+    counts, examples, numbers = Counter(read=0, kept=0, dropped=0, truncated=0), [], []
     for position, record in define.read_records(task, split):
         counts["read"] += 1
         try:
@@ -252,8 +253,8 @@ def _task_examples(data: Data, layout: str, task: str, split: str):
         counts["tokens"] += len(example.inputs.ids) + len(example.targets.ids)
         counts["learnt_tokens"] += sum(weight > 0 for weight in example.targets.weights)
         examples.append(example)
-        index.append(position)
-    return counts, examples, index
+        numbers.append(position)
+    return counts, examples, numbers
 
 
 def make_example(record: records.Record, data: Data, layout: str):

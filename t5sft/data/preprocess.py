@@ -6,7 +6,7 @@ ids of a training prompt equal those of the same prompt at inference.
 """
 
 import hashlib
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,17 +19,17 @@ TooLong = Literal["drop", "cut_prompt", "cut_response", "error"]
 
 
 class Tokens(NamedTuple):
-    """Parallel lists: one entry per token."""
+    """Parallel columns, lists or arrays: one entry per token."""
 
-    ids: list[int]
-    weights: list[float]
-    roles: list[int]  # index into templates.ROLES
+    ids: Any  # int
+    weights: Any  # float, loss weight
+    roles: Any  # int, index into templates.ROLES
 
     def __add__(self, other):
         return Tokens(*(a + b for a, b in zip(self, other, strict=True)))
 
     def cut(self, part: slice):
-        """Returns the same part of every list."""
+        """Returns the same part of every column."""
         return Tokens(*(column[part] for column in self))
 
 
@@ -53,7 +53,8 @@ def tokenize(pieces: list[templates.Piece], vocabulary: vocab.Vocabulary) -> Tok
       tokens   Say  hi  .  \\n  hi  </s>
       weights   0   0   0   0   1   1
     """
-    out, run = Tokens([], [], []), []
+    out = Tokens([], [], [])
+    run: list[templates.Piece] = []
 
     def flush():
         text = "".join(piece.text for piece in run)
@@ -72,8 +73,7 @@ def tokenize(pieces: list[templates.Piece], vocabulary: vocab.Vocabulary) -> Tok
     for piece in pieces:
         if piece.is_control:
             flush()
-            token = {"eos": vocabulary.eos_id, "bos": vocabulary.bos_id}[piece.text]
-            out.ids.append(token)
+            out.ids.append(vocabulary.eos_id)
             out.weights.append(piece.weight)
             out.roles.append(templates.ROLES.index(piece.role))
             continue
@@ -168,7 +168,7 @@ def span_corruption(
     """
     role = templates.ROLES.index("text")
     ids, _ = vocabulary.encode_with_offsets(record.messages[0].content)
-    digest = hashlib.sha256(f"{seed}/{record.source}/{record.index}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{record.source}/{record.number}".encode()).digest()
     random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "little")))
     num_noise = min(max(round(len(ids) * noise_density), 1), len(ids) - 1)
     num_spans = max(round(num_noise / mean_span_length), 1)

@@ -22,7 +22,7 @@ class Record(NamedTuple):
 
     messages: tuple[Message, ...]
     source: str = ""  # SeqIO task
-    index: int = -1  # position in the task's split
+    number: int = -1  # position in the task's split
 
 
 class Dropped(Exception):
@@ -36,7 +36,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def from_features(features: Mapping[str, Any], *, source: str = "", index: int = -1) -> Record:
+def from_features(features: Mapping[str, Any], *, source: str = "", number: int = -1) -> Record:
     """Reads one example of a SeqIO task; the fields that are present say which format it is.
 
     Args:
@@ -49,12 +49,12 @@ def from_features(features: Mapping[str, Any], *, source: str = "", index: int =
       Dropped: the response (or text) is empty.
       DataError: no known format has these fields.
     """
-    where = f"{source or 'record'}[{index}]"
+    where = f"{source or 'record'}[{number}]"
     if "text" in features:
         text = _text(features["text"])
         if not text.strip():
             raise Dropped("empty text")
-        return Record((Message("text", text),), source, index)
+        return Record((Message("text", text),), source, number)
     for prompt, response, context in (
         ("instruction", "output", "input"),
         ("inputs_pretokenized", "targets_pretokenized", ""),
@@ -66,7 +66,7 @@ def from_features(features: Mapping[str, Any], *, source: str = "", index: int =
             if not answer.strip():
                 raise Dropped("empty response")
             user = Message("user", _text(features[prompt]), _text(features.get(context)))
-            return Record((user, Message("assistant", answer)), source, index)
+            return Record((user, Message("assistant", answer)), source, number)
     raise errors.DataError(
         f"no known format has the fields {sorted(features)}; {where}; "
         "give text, instruction/output, inputs/targets or prompt/completion"

@@ -18,7 +18,7 @@ ROLES = ("control", "system", "user", "assistant", "text")  # Piece.role, in thi
 class Piece(NamedTuple):
     """A stretch of text, or one control token, with what it counts for in the loss."""
 
-    text: str  # the text; for a control token its name: "bos" or "eos"
+    text: str  # the text; "eos" for the end token, the one control token inside a conversation
     role: str
     weight: float  # loss weight of its tokens
     is_control: bool = False
@@ -97,7 +97,7 @@ def render(record: records.Record, template: Template) -> list[Piece]:
       user "Name a prime."  ->  "Name a prime." "\\n"   weight 0
       assistant "2"         ->  "2" <eos>               weight 1
     """
-    where = f"{record.source or 'record'}[{record.index}]"
+    where = f"{record.source or 'record'}[{record.number}]"
     pieces = []
     for message in record.messages:
         turn = template.turns.get(message.role)

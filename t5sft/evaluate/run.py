@@ -118,7 +118,7 @@ def generate(
     """
     if (prompt is None) == (inputs is None):
         raise errors.ConfigError("give one of --prompt and --inputs; generate; see --help")
-    rows = [{"prompt": prompt}] if prompt is not None else _rows(inputs)
+    rows = _rows(inputs) if inputs is not None else [{"prompt": prompt}]
     vocabulary, template = vocab.load(data.vocabulary), templates.get(data.template)
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
     params = checkpoint.restore_params(model_dir, _like(model, mesh, rules))

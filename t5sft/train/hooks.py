@@ -30,7 +30,7 @@ class Hooks:
     progress: metrics.Progress
     identity: dict
     facts: dict
-    position: batches.Position | None = None
+    position: batches.Position = batches.Position()
     counts: dict[str, int] = dataclasses.field(
         default_factory=lambda: {"examples": 0, "tokens": 0, "places": 0}
     )
@@ -72,7 +72,7 @@ class Hooks:
     def finish(self, now: state.State):
         """Evaluates and saves the last step, and waits until it is on the disk."""
         self._write(self.progress.flush())
-        if self.position is not None:  # a step was made
+        if self.counts["places"]:  # a step was made
             step = int(now.step)
             if step not in self.validated:
                 self.validate(step, now)

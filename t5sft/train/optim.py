@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, from Optax."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import optax
@@ -38,23 +38,19 @@ def schedule(
       step  0   1   2    3    4    5
       rate  .5  1.  .8   .6   .4   .2
     """
-    if shape not in Shape.__args__:
+    if shape not in get_args(Shape):
         raise errors.ConfigError(
-            f"unknown schedule shape {shape!r}{errors.suggest(shape, Shape.__args__)}; "
-            f"optim.schedule.shape; use one of {', '.join(Shape.__args__)}"
+            f"unknown schedule shape {shape!r}{errors.suggest(shape, get_args(Shape))}; "
+            f"optim.schedule.shape; use one of {', '.join(get_args(Shape))}"
         )
     decay_steps = max(total_steps - warmup_steps + 1, 1)
-    if shape == "constant":
-        after = optax.constant_schedule(peak)
-    elif shape == "linear":
-        after = optax.linear_schedule(peak, end_fraction * peak, decay_steps)
-    elif shape == "cosine":
-        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=end_fraction)
-    else:
-        reach = float(max(warmup_steps, 1))
-
-        def after(step):
-            return peak * (reach / (reach + step)) ** 0.5
+    reach = float(max(warmup_steps, 1))
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, end_fraction * peak, decay_steps),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=end_fraction),
+        "inverse_sqrt": lambda step: peak * (reach / (reach + step)) ** 0.5,
+    }[shape]
 
     def rate(step):
         rise = peak * (step + 1) / max(warmup_steps, 1)

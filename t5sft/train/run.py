@@ -22,7 +22,6 @@ from t5sft.train import checkpoint, loop, metrics, optim, owner, state
 from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
 
-
 SPLITS = ("train", "validation")
 
 
@@ -64,14 +63,9 @@ def train(
     Returns:
       A summary: step, losses, speed, data counts, paths.
     """
-    if steps < 1:
-        raise errors.ConfigError(f"steps is {steps}; train; give at least 1")
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
-    step_lib.check_batch(batch_size, microbatches, mesh, rules)
+    vocabulary = _check(model, data, steps, batch_size, microbatches, mesh, rules)
     directory = pathlib.Path(model_dir).expanduser()
-    vocabulary = vocab.load(data.vocabulary)
-    _check_vocabulary(model, vocabulary)
-    lengths = {"encoder_length": data.encoder_length, "decoder_length": data.decoder_length}
     with contextlib.ExitStack() as stack:
         stack.enter_context(owner.own(directory))
         checkpoints = checkpoint.Checkpointer(
@@ -80,32 +74,11 @@ def train(
         stack.callback(checkpoints.close)
         # A child process reads and tokenises while this one compiles.
         preparation = prepare.Preparation(data, model.layout, SPLITS)
-        program = step_lib.build(
-            model,
-            objective,
-            optimizer,
-            batch_shapes=converters.shapes(model.layout, batch_size, **lengths),
-            microbatches=microbatches,
-            seed=seed,
-            mesh=mesh,
-            rules=rules,
+        program = _compile(
+            model, data, objective, optimizer, batch_size, microbatches, seed, mesh, rules
         )
-        _say(f"model: {state.num_params(program.like.params):,} parameters on {_describe(mesh)}")
         splits = preparation.result()
-        for name, split in zip(SPLITS, splits, strict=True):
-            _say(prepare.describe(name, split.card))
-        training, validation = (
-            batches_lib.Batches(
-                split,
-                layout=model.layout,
-                batch_size=batch_size,
-                start_id=vocabulary.pad_id,
-                seed=seed,
-                pack=pack,
-                **lengths,
-            )
-            for split in splits
-        )
+        training, validation = _batches(splits, data, model, vocabulary, batch_size, seed, pack)
         identity = {"data": splits[0].digest, "seed": seed, "batch_size": batch_size, "pack": pack}
         now, position = _begin(model, optimizer, program, checkpoints, init_from, seed, identity)
         start = int(now.step)
@@ -134,15 +107,69 @@ def train(
             ],
             stop=stack.enter_context(_signals()),
         )
-        jax.block_until_ready(now.params)
-        seconds = time.perf_counter() - begun
         hooks.finish(now)
-        return _summary(hooks, int(now.step), seconds, splits, directory)
+        return _summary(hooks, now, time.perf_counter() - begun, splits, directory)
 
 
-def _summary(hooks, step: int, seconds: float, splits, directory) -> dict:
+def _check(model, data, steps, batch_size, microbatches, mesh, rules) -> vocab.Vocabulary:
+    """Checks what can be known before anything is read or compiled; returns the vocabulary."""
+    if steps < 1:
+        raise errors.ConfigError(f"steps is {steps}; train; give at least 1")
+    step_lib.check_batch(batch_size, microbatches, mesh, rules)
+    vocabulary = vocab.load(data.vocabulary)
+    if model.vocab_size < vocabulary.size:
+        raise errors.ConfigError(
+            f"the model has {model.vocab_size} embeddings, the vocabulary {vocabulary.size} "
+            f"pieces; vocab_size; use at least {vocabulary.size}"
+        )
+    return vocabulary
+
+
+def _compile(model, data, objective, optimizer, batch_size, microbatches, seed, mesh, rules):
+    """Compiles the step for batches of these lengths; no data is needed for it."""
+    shapes = converters.shapes(
+        model.layout,
+        batch_size,
+        encoder_length=data.encoder_length,
+        decoder_length=data.decoder_length,
+    )
+    program = step_lib.build(
+        model,
+        objective,
+        optimizer,
+        batch_shapes=shapes,
+        microbatches=microbatches,
+        seed=seed,
+        mesh=mesh,
+        rules=rules,
+    )
+    _say(f"model: {state.num_params(program.like.params):,} parameters on {_describe(mesh)}")
+    return program
+
+
+def _batches(splits, data, model, vocabulary, batch_size, seed, pack) -> list[batches_lib.Batches]:
+    """Opens the prepared splits, and says what is in them."""
+    for name, split in zip(SPLITS, splits, strict=True):
+        _say(prepare.describe(name, split.card))
+    return [
+        batches_lib.Batches(
+            split,
+            layout=model.layout,
+            batch_size=batch_size,
+            encoder_length=data.encoder_length,
+            decoder_length=data.decoder_length,
+            start_id=vocabulary.pad_id,
+            seed=seed,
+            pack=pack,
+        )
+        for split in splits
+    ]
+
+
+def _summary(hooks, now, seconds: float, splits, directory) -> dict:
     """Says what the run did, and returns it for --json."""
-    counts, values = hooks.counts, next(iter(hooks.validated.values()), {})
+    counts, step = hooks.counts, int(now.step)
+    values: dict = next(iter(hooks.validated.values()), {})
     padding = 1 - counts["tokens"] / max(counts["places"], 1)
     rate = counts["tokens"] / max(seconds, 1e-9)
     if not counts["places"]:
@@ -187,14 +214,6 @@ def _begin(model, optimizer, program, checkpoints, init_from, seed, identity):
         params = checkpoint.restore_params(init_from, like.params)
         _say(f"parameters from {init_from}")
     return state.create(model, optimizer, like, seed, params), batches_lib.Position()
-
-
-def _check_vocabulary(model, vocabulary):
-    if model.vocab_size < vocabulary.size:
-        raise errors.ConfigError(
-            f"the model has {model.vocab_size} embeddings, the vocabulary {vocabulary.size} "
-            f"pieces; vocab_size; use at least {vocabulary.size}"
-        )
 
 
 def _facts(config: str, data: prepare.Data, vocabulary, model) -> dict:
