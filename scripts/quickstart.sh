@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Instruction-tunes a small model on this machine; the first run installs t5sft.
+# Instruction-tunes a small bundled model and evaluates it; the first run installs t5sft.
 #
 #   scripts/quickstart.sh                 encoder-decoder
 #   scripts/quickstart.sh decoder         decoder
@@ -21,24 +21,16 @@ install run
 cd "$root"
 model_dir="$root/runs/$name"
 number=1
-while [[ -e "$model_dir/.finished" ]]; do
+while [[ -e "$model_dir/result.json" ]]; do
   number=$((number + 1))
   model_dir="$root/runs/$name-$number"
 done
-for flag in "$@"; do
-  case "$flag" in
-    --model_dir) model_dir="" ;;
-    --model_dir=*) model_dir="" ;;
-  esac
-done
-if [[ -n "$model_dir" ]]; then
-  set -- --model_dir "$model_dir" "$@"
-fi
-set -- train --gin_file "$recipe" "$@"
-printf 'Running t5sft' >&2
-printf ' %q' "$@" >&2
-printf '\n' >&2
-"$venv/bin/t5sft" "$@"
-if [[ -n "$model_dir" ]]; then
-  touch "$model_dir/.finished"
-fi
+
+run() {
+  printf '\n$ t5sft' >&2
+  printf ' %q' "$@" >&2
+  printf '\n' >&2
+  "$venv/bin/t5sft" "$@"
+}
+run train --gin_file "$recipe" --model_dir "$model_dir" "$@"
+run evaluate --model_dir "$model_dir"

@@ -15,6 +15,7 @@ from t5sft.tasks import village_words as words
 from t5sft.tasks import village_writing as writing
 
 _MIN_WORDS, _MAX_WORDS = 22, 92  # words, marks and newlines; about as many tokens
+_COPIED_SHARE = 0.5  # of the documents open with a list that comes twice
 
 
 def _noted(random, label, value):
@@ -276,6 +277,13 @@ def _compared(random):
     return f"{story} {_noted(random, f'That {statement[:-1]}', 'true' if is_true else 'false')}"
 
 
+def _copied(random):
+    """The same list twice: what teaches a young model soonest to look things up in its context."""
+    known = words.NOUNS + words.NAMES + words.PLACES + words.COLOURS + words.NUMBERS
+    text = ", ".join(random.sample(known, random.randint(5, 14)))
+    return random.choice((f"{text}.\nThe same list again:\n{text}.", f"{text} and again {text}."))
+
+
 def _bulleted(random):
     items = random.sample(words.NOUNS, random.randint(2, 4))
     return f"The bullet list of {words.listed_and(items)}:\n{writing.bullets(items)}"
@@ -312,7 +320,7 @@ def _length(text):
 def _document(random):
     """Joins paragraphs until the document is long enough, and never too long."""
     least = random.randint(_MIN_WORDS, 60)
-    paragraphs = []
+    paragraphs = [_copied(random)] if random.random() < _COPIED_SHARE else []
     while _length("\n".join(paragraphs)) < least:
         longer = [*paragraphs, random.choice(_PARAGRAPHS)(random)]
         if _length("\n".join(longer)) <= _MAX_WORDS:

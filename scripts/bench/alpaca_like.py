@@ -84,9 +84,7 @@ def main() -> None:
         data = prepare.Data("alpaca_like", vocabulary="bytes", cache_dir=directory, **lengths)
         write_cache(data, layout, read_examples(path, layout, lengths))
         watch = loop_bench.timed(
-            model=step_bench.make_model(
-                layout, logits_via_embedding=layout == "encoder_decoder"
-            ),
+            model=step_bench.make_model(layout, logits_via_embedding=layout == "encoder_decoder"),
             data=data,
             optimizer=optim.adamw(
                 learning_rate=optim.schedule(peak=1e-3, total_steps=1, shape="constant"),

@@ -125,9 +125,8 @@ def main() -> None:
     for layout in arguments.pop("layouts"):
         result = compare(layout, **arguments)
         print(json.dumps({"bench": "loop", "layout": layout, **result}), flush=True)
-        print(windows.table(result["results"], []))
-        ratio = result["ratio"]
-        print(f"{'whole run / bare step':32} {ratio['wall']:10.3f} {ratio['cpu']:13.3f}")
+        print(windows.table(result["results"]))
+        print(windows.row("whole run / bare step", **result["ratio"]))
 
 
 if __name__ == "__main__":

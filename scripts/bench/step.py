@@ -13,11 +13,11 @@ import argparse
 import json
 from collections.abc import Callable
 
+import floor
 import jax
 import numpy as np
 import windows
 
-import floor
 from t5sft.data import converters, preprocess
 from t5sft.models import decoder, t5
 from t5sft.objectives import sft
@@ -133,8 +133,8 @@ def main() -> None:
     for layout in arguments.pop("layouts"):
         result = compare(layout, **arguments)
         print(json.dumps({"bench": "step", "layout": layout, **result}), flush=True)
-        print(windows.table(result["results"], []))
-        print(f"{'t5sft / floor':32} {result['ratio']['wall']:10.3f} {result['ratio']['cpu']:13.3f}")
+        print(windows.table(result["results"]))
+        print(windows.row("t5sft / floor", **result["ratio"]))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 HERTZ = os.sysconf("SC_CLK_TCK")
@@ -94,7 +95,12 @@ def ratios(windows: list[Window], of: list[Window]) -> dict:
     }
 
 
-def table(results: list[dict], pairs: list[tuple[str, str]]) -> str:
+def row(name: str, *, wall: float, cpu: float, **_) -> str:
+    """Returns the line of a ratio under a table."""
+    return f"{name:42} {wall:10.3f} {cpu:13.3f}"
+
+
+def table(results: list[dict], pairs: Sequence[tuple[str, str]] = ()) -> str:
     """Returns the medians by name, and the ratio of each pair (name, of)."""
     rates: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for result in results:
@@ -103,13 +109,13 @@ def table(results: list[dict], pairs: list[tuple[str, str]]) -> str:
         name: [statistics.median(column) for column in zip(*found, strict=True)]
         for name, found in rates.items()
     }
-    lines = [f"{'':32} {'tokens/s':>10} {'tokens/CPU-s':>13} {'runs':>5}"]
+    lines = [f"{'':42} {'tokens/s':>10} {'tokens/CPU-s':>13} {'runs':>5}"]
     for name, (wall, cpu) in median.items():
-        lines.append(f"{name:32} {wall:10.0f} {cpu:13.0f} {len(rates[name]):5}")
+        lines.append(f"{name:42} {wall:10.0f} {cpu:13.0f} {len(rates[name]):5}")
     for name, of in pairs:
         if name in median and of in median:
             wall, cpu = (a / b for a, b in zip(median[name], median[of], strict=True))
-            lines.append(f"{f'{name} / {of}':32} {wall:10.3f} {cpu:13.3f}")
+            lines.append(row(f"{name} / {of}", wall=wall, cpu=cpu))
     return "\n".join(lines)
 
 

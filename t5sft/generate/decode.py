@@ -52,7 +52,7 @@ def generate(
       batch_size: rows decoded together; the last batch is filled up with rows that are ignored.
       buckets: padded prompt lengths; by default 16, 24, 32, 48, 64, 96, ...
       sampler: how a token is chosen; greedy by default.
-      seed, row_seeds: row i draws from the key of (seed, row_seeds[i]); by default row_seeds[i] = i.
+      seed, row_seeds: row i draws with the key of (seed, row_seeds[i]); row_seeds[i] = i if None.
       mesh, rules: where the parameters lie; the batch is split as the rules say.
 
     Raises:
@@ -76,14 +76,15 @@ def generate(
             params,
             arrays,
             jax.vmap(lambda row: jax.random.fold_in(key, row))(np.asarray(seeds, np.uint32)),
+            eos_id,
             model=model,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
-            eos_id=eos_id,
             mesh=mesh,
             rules=_frozen(rules),
         )
-        completions |= zip(chosen, (_generated(r, eos_id) for r in np.asarray(tokens)), strict=False)
+        for i, row in zip(chosen, np.asarray(tokens), strict=False):
+            completions[i] = _generated(row, eos_id)
     return [completions[i] for i in range(len(prompts))]
 
 
@@ -103,10 +104,8 @@ def padded_length(length: int, buckets: Sequence[int] | None = None) -> int:
     return bucket
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "sampler", "max_new_tokens", "eos_id", "mesh", "rules")
-)
-def _decode(params, arrays, keys, *, model, sampler, max_new_tokens, eos_id, mesh, rules):
+@functools.partial(jax.jit, static_argnames=("model", "sampler", "max_new_tokens", "mesh", "rules"))
+def _decode(params, arrays, keys, eos_id, *, model, sampler, max_new_tokens, mesh, rules):
     """Reads the prompts, then one token per row and step until all rows end: [B, max_new_tokens].
 
     The first token given to `decode_step` is the last of the prompt (its slot is written a second

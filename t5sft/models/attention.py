@@ -11,7 +11,6 @@ import numpy as np
 from t5sft.models import layers
 from t5sft.parallel import rules
 
-
 MASKED = -1e30  # a finite score: exp gives exactly 0, and no row becomes NaN
 
 
@@ -116,6 +115,13 @@ def slot_bias(
     distances = jnp.arange(max_length)[None, None, :] - slots[:, :, None]  # [B, T, S]
     index = jnp.asarray(bucket_of)[jnp.clip(distances, -reach, reach) + reach]
     return table.astype(jnp.float32)[index].transpose(0, 3, 1, 2)
+
+
+def empty_cache(config: Any, num_layers: int, num_rows: int, max_length: int) -> jax.Array:
+    """Returns zeros [L, B, S, 2, K, H] in the compute dtype: slots for keys and values."""
+    shape = (num_layers, num_rows, max_length, 2, config.num_kv_heads, config.head_dim)
+    names = ("layers", "batch", None, None, "kv_heads", "head_dim")
+    return rules.constrain(jnp.zeros(shape, config.dtype), names)
 
 
 def write(cache: jax.Array, new: jax.Array, slots: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ class DecoderNet(model.Net):
         """[B, T, D] of one prompt per row, and the cache."""
         tokens = batch["decoder_input_tokens"]
         b, t = tokens.shape
-        empty = self.config.empty_cache(self.config.num_layers, b, max_length)
+        empty = attention.empty_cache(self.config, self.config.num_layers, b, max_length)
         slots = jnp.broadcast_to(jnp.arange(t)[None, :], (b, t))
         return self._cached({"kv": empty}, tokens, batch["decoder_positions"], slots)
 

@@ -32,7 +32,8 @@ class Model:
       logits_via_embedding: the head is the transposed embedding.
       remat: what the backward pass computes again, to save memory: "none", "dots" (all but matrix
         products with a parameter), "full" (each block whole).
-      scan_unroll: layers per step of the loop over layers; more compiles longer, and may run faster.
+      scan_unroll: layers per step of the loop over layers; more take longer to compile, and may run
+        faster.
     """
 
     vocab_size: int
@@ -130,12 +131,6 @@ class Model:
         arguments = (cache, tokens[:, None], positions[:, None])
         logits, cache = self.net(self).apply({"params": params}, *arguments, method="decode_step")
         return logits[:, 0], cache
-
-    def empty_cache(self, num_layers: int, num_rows: int, max_length: int) -> jax.Array:
-        """Returns zeros [L, B, S, 2, K, H] in the compute dtype: slots for keys and values."""
-        shape = (num_layers, num_rows, max_length, 2, self.num_kv_heads, self.head_dim)
-        names = ("layers", "batch", None, None, "kv_heads", "head_dim")
-        return rules.constrain(jnp.zeros(shape, self.dtype), names)
 
 
 class Net(nn.Module):

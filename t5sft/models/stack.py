@@ -39,7 +39,7 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """Maps [B, T, D] to [B, T, D] and the new keys and values, None without a cache."""
         x, new = self.self_attention(x, sight.own, cache and cache["kv"])
-        if self.crossing:
+        if sight.other is not None:
             memory = cache["memory"] if cache else self.cross_attention.keys_values(sight.encoded)
             x = self.cross_attention.cross(x, memory, sight.other)
         return self.mlp(x), new

@@ -1,7 +1,8 @@
 """T5 1.1: an encoder-decoder with relative position bias and gated GELU.
 
-Raffel et al. 2020, arXiv:1910.10683, section 2.1; version 1.1: google-research/text-to-text-transfer-
-transformer, released_checkpoints.md. RMS norms, no biases, no scaling of attention scores.
+Raffel et al. 2020, arXiv:1910.10683, section 2.1; what 1.1 changed is told in
+google-research/text-to-text-transfer-transformer, released_checkpoints.md. RMS norms, no biases,
+no scaling of attention scores.
 """
 
 import dataclasses
@@ -68,16 +69,14 @@ class T5Net(model.Net):
         )
         return self.decoder(self.embed(batch["decoder_input_tokens"]), sight)[0]
 
-    def prefill(
-        self, batch: model.Batch, max_length: int
-    ) -> tuple[None, dict[str, jax.Array]]:
+    def prefill(self, batch: model.Batch, max_length: int) -> tuple[None, dict[str, jax.Array]]:
         """The cache: the encoder's keys and values, and empty slots for the decoder."""
         encoded = self._encode(batch)
         num_layers = self.config.num_decoder_layers
         kernels = self.variables["params"]["decoder"]["layers"]["cross_attention"]["kv"]
         memory = jnp.einsum("BSD,LDXKH->LBSXKH", encoded, kernels.astype(encoded.dtype))
         return None, {
-            "kv": self.config.empty_cache(num_layers, encoded.shape[0], max_length),
+            "kv": attention.empty_cache(self.config, num_layers, encoded.shape[0], max_length),
             "memory": memory,
             "memory_segment_ids": batch["encoder_segment_ids"],
         }

@@ -42,7 +42,8 @@ def cross_entropy(logits, targets, weights, *, z_loss=0.0):
     nll = log_z - picked
     total = nll + z_loss * jnp.square(log_z) if z_loss else nll
     weight = weights.sum()
-    is_right = picked >= highest  # a tie counts as right: it costs no second pass over V
+    # A tie counts as right: it costs no second pass over V.
+    is_right = (picked >= highest).astype(weights.dtype)
     metrics = {
         "nll": ((nll * weights).sum(), weight),
         "accuracy": ((is_right * weights).sum(), weight),

@@ -103,9 +103,9 @@ def shardings(shapes: Any, axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) 
 
     def one(path: tuple, shape: Any, names: Names) -> NamedSharding:
         result = sharding(names, mesh, rules)
+        parameter = jax.tree_util.keystr(path, simple=True, separator=".")
         for size, name, over in zip(shape.shape, names, result.spec, strict=True):
-            _check_divides(jax.tree_util.keystr(path, simple=True, separator="."), size, name,
-                           {axis: mesh.shape[axis] for axis in _axes(over)})
+            _check_divides(parameter, size, name, {axis: mesh.shape[axis] for axis in _axes(over)})
         return result
 
     return jax.tree_util.tree_map_with_path(one, shapes, axes)

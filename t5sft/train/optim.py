@@ -43,6 +43,7 @@ def schedule(
             f"unknown schedule shape {shape!r}{errors.suggest(shape, get_args(Shape))}; "
             f"optim.schedule.shape; use one of {', '.join(get_args(Shape))}"
         )
+    warmup_steps = max(warmup_steps, 1)  # without a rise the first step learns at the peak
     decay_steps = max(total_steps - warmup_steps + 1, 1)
     reach = float(max(warmup_steps, 1))
     after = {
@@ -53,7 +54,7 @@ def schedule(
     }[shape]
 
     def rate(step):
-        rise = peak * (step + 1) / max(warmup_steps, 1)
+        rise = peak * (step + 1) / warmup_steps
         return jax.numpy.where(step < warmup_steps, rise, after(step - warmup_steps + 1))
 
     return rate
@@ -82,9 +83,9 @@ def adamw(
 
 
 def _decays(params):
-    """Returns True for matrices: a leaf named `scale` or `bias` is none."""
+    """Returns True for kernels. By name: stacked over layers, a norm's scale is a matrix too."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: str(getattr(path[-1], "key", "")) not in ("scale", "bias"), params
+        lambda path, _: str(getattr(path[-1], "key", "")) not in ("norm", "scale", "bias"), params
     )
 
 
@@ -102,5 +103,6 @@ def adafactor(
         decay_rate=decay_rate,
         multiply_by_parameter_scale=multiply_by_parameter_scale,
         weight_decay_rate=weight_decay,
+        weight_decay_mask=_decays,
     )
     return Optimizer(_with_clipping(transform, clip_norm), learning_rate)

@@ -15,12 +15,9 @@ def losses(name: str) -> list[float]:
     """Ten losses, in nats per target token, of a tiny model on a stream made from seeds."""
     from golden import stream
 
-    from t5sft.train import state
-
     model, optimizer = stream.BOTH[name], stream.adamw()
     program = stream.program(model, optimizer, batch_size=6)
-    initial = state.initial_params(model, program.like.params, 0)
-    now, out = state.create(model, optimizer, program.like, 0, initial), []
+    now, out = stream.start(model, optimizer, program.like), []
     for number in range(NUM_STEPS):
         now, metrics = program.update(now, stream.batch(model.layout, 6, seed=number % 3))
         total, weight = metrics["loss"]

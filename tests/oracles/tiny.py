@@ -1,13 +1,16 @@
 """Tiny models of both families, their parameters made once, and packed batches for them."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5sft.models import decoder, t5
+from t5sft.parallel import rules
 
 V = 96
 SIZES = dict(vocab_size=V, emb_dim=32, mlp_dim=48, num_heads=4, head_dim=8)
@@ -44,6 +47,22 @@ def logits_of(model):
     return jit(lambda params, batch: model.unembed(params, model.hidden(params, batch)))
 
 
+@functools.cache
+def grads_of(model, over=None):
+    """The jitted function (params, batch, weights [B, T]) -> weighted sum of hidden, gradients.
+
+    Every feature counts with its own sign and size, so that no two errors cancel.
+    """
+
+    def total(params, batch, weights):
+        with rules.using(over) if over else contextlib.nullcontext():
+            hidden = model.hidden(params, batch).astype(jnp.float32)
+            direction = jnp.sin(jnp.arange(model.emb_dim))[None, None, :]
+            return (hidden * direction * weights[..., None]).sum()
+
+    return jit(jax.value_and_grad(total))
+
+
 def examples():
     """Three (source, target) examples; no token is used twice."""
     tokens = np.random.default_rng(0).permutation(np.arange(1, V))
@@ -51,14 +70,15 @@ def examples():
     return [(five, four), (three, six), (two, seven)]
 
 
-def pack(rows, length=24):
-    """Packs a list of rows, each a list of (source, target); segments count from 1.
+def pack(*rows, length=24, num_rows=8):
+    """Packs rows of (source, target) examples; segments count from 1.
 
-    What is left of a row is padding: token 0, segment 0, position 0.
+    The rest of a row, and the rest of the rows, is padding: token 0, segment 0, position 0. One
+    shape for all tests: a model compiles once.
     """
     parts = ("input_tokens", "segment_ids", "positions")
     batch = {
-        f"{side}_{part}": np.zeros((len(rows), length), np.int32)
+        f"{side}_{part}": np.zeros((num_rows, length), np.int32)
         for side in ("encoder", "decoder")
         for part in parts
     }

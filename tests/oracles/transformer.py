@@ -39,7 +39,11 @@ def decoder_logits(params, model, tokens):
     for layer in range(model.num_layers):
         p = at(params["decoder"]["layers"], layer)
         x = x + self_attention(
-            x, p["self_attention"], model, causal=True, theta=model.rope_theta,
+            x,
+            p["self_attention"],
+            model,
+            causal=True,
+            theta=model.rope_theta,
             scale=1 / math.sqrt(model.head_dim),
         )
         x = x + mlp(x, p["mlp"], model, silu)
@@ -48,8 +52,10 @@ def decoder_logits(params, model, tokens):
 
 
 def float64(params):
-    return {k: float64(v) if isinstance(v, dict) else np.asarray(v, np.float64)
-            for k, v in params.items()}
+    return {
+        k: float64(v) if isinstance(v, dict) else np.asarray(v, np.float64)
+        for k, v in params.items()
+    }
 
 
 def at(layers, layer):
@@ -57,9 +63,7 @@ def at(layers, layer):
 
 
 def norm(x, scale, model):
-    return np.stack(
-        [row / math.sqrt(np.mean(row**2) + model.norm_epsilon) * scale for row in x]
-    )
+    return np.stack([row / math.sqrt(np.mean(row**2) + model.norm_epsilon) * scale for row in x])
 
 
 def gelu(x):
@@ -87,10 +91,12 @@ def self_attention(x, p, model, *, causal, bias=None, theta=None, scale=1.0):
             query, key = rope(query, theta), rope(key, theta)
         for t in range(len(x)):
             visible = range(t + 1) if causal else range(len(x))
-            score = np.array([
-                scale * query[t] @ key[s] + (bias[n, t, s] if bias is not None else 0)
-                for s in visible
-            ])
+            score = np.array(
+                [
+                    scale * query[t] @ key[s] + (bias[n, t, s] if bias is not None else 0)
+                    for s in visible
+                ]
+            )
             weight = np.exp(score - score.max())
             mixed = sum(w * value[s] for w, s in zip(weight / weight.sum(), visible, strict=True))
             out[t] += mixed @ p["out"][n]

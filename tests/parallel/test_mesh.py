@@ -30,8 +30,10 @@ def test_sizes(sizes, shape):
 @pytest.mark.parametrize(
     "sizes, said",
     [
-        (dict(tensor=3), "tensor=3 needs a multiple of 3 devices, but there are 8; mesh; "
-                         "use data=-1, tensor=2"),
+        (
+            dict(tensor=3),
+            "tensor=3 needs a multiple of 3 devices, but there are 8; mesh; use data=-1, tensor=2",
+        ),
         (dict(fsdp=4, tensor=4), "multiple of 16 devices, but there are 8.*fsdp=2, tensor=4"),
         (dict(data=2, tensor=2), "data=2, tensor=2 needs 4 devices.*8.*use data=-1, tensor=2"),
         (dict(data=-1, fsdp=-1), "data and fsdp are all -1"),
@@ -55,7 +57,10 @@ def pod(num_slices, per_slice):
     """Stand-ins for TPU devices in several slices."""
     return [
         types.SimpleNamespace(
-            id=i, slice_index=i // per_slice, process_index=i // per_slice, platform="cpu",
+            id=i,
+            slice_index=i // per_slice,
+            process_index=i // per_slice,
+            platform="cpu",
             device_kind="cpu",
         )
         for i in range(num_slices * per_slice)

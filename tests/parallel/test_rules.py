@@ -91,20 +91,13 @@ def test_sharded_is_one_device(model, sizes):
     sizes = dict(sizes)
     devices = jax.devices()[: sizes.pop("devices")]
     over = mesh.make_mesh(**sizes, devices=devices)
-    params = tiny.initial(model)
-    batch = tiny.pack([tiny.examples()] * 3 + [[]] * 5)
-
-    def total(params, batch):
-        return jnp.sin(model.hidden(params, batch)).sum()
-
-    def sharded(params, batch):
-        with rules.using(over):
-            return total(params, batch)
-
+    params = tiny.hot(model)
+    batch = tiny.pack(*[tiny.examples()] * 3)
+    weights = (batch["decoder_segment_ids"] > 0).astype(np.float32)
     placed = jax.device_put(params, rules.shardings(*model.abstract(), over))
-    spread = jax.device_put(batch, rules.sharding(("batch", None), over))
-    want, want_grads = tiny.jit(jax.value_and_grad(total))(params, batch)
-    got, grads = tiny.jit(jax.value_and_grad(sharded))(placed, spread)
+    spread = jax.device_put((batch, weights), rules.sharding(("batch", None), over))
+    want, want_grads = tiny.grads_of(model)(params, batch, weights)
+    got, grads = tiny.grads_of(model, over)(placed, *spread)
     np.testing.assert_allclose(got, want, rtol=2e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
