@@ -3,8 +3,8 @@
 #
 #   scripts/bench/peers.sh PEERS [ROUNDS]
 #
-# PEERS is a folder with the peers' scripts (sft_trl.py, t5_trainer.py), their environment venv/
-# and data/ids.npz. Each round runs
+# PEERS is a folder with the peers' scripts (common.py, sft_trl.py, t5_trainer.py) and their
+# environment venv/; the token ids are made there first. Each round runs
 #   t5sft decoder, TRL SFTTrainer wrapped, TRL SFTTrainer bfd (its default),
 #   t5sft encoder-decoder, Seq2SeqTrainer with batches grouped by length
 # and the medians of all rounds are printed at the end; PEERS/out/side_by_side.jsonl keeps the lines.
@@ -22,6 +22,10 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=2 OMP_WAIT_
 results="$peers/out/side_by_side.jsonl" log="$peers/out/side_by_side.log"
 mkdir -p "$peers/out"
 : > "$results"
+: > "$log"
+if [[ ! -f "$peers/data/ids.npz" ]]; then
+  (cd "$peers" && venv/bin/python -c "import common; common.tokenised()" >> "$log" 2>&1)
+fi
 
 run() { # Keeps the line of JSON of a program, and the rest in the log.
   echo "round $round: $*" >&2

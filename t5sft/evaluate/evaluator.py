@@ -1,5 +1,6 @@
 """Evaluation of SeqIO tasks: their prompts are answered by the model, SeqIO scores the answers."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -81,12 +82,14 @@ def _score(task: Questions, generated, vocabulary, split) -> dict[str, float]:
     """Returns the metrics of the task, by its own metric and postprocess functions."""
     import seqio
 
+    # SeqIO advises its own log files; the caller writes the results.
+    logging.getLogger("absl").addFilter(_is_news)
     name = define.bind(
         task.task, split, vocabulary=vocabulary, prompts=task.prompts, answers=task.answers
     )
     evaluator = seqio.Evaluator(
         name,
-        seqio.PassThroughFeatureConverter(),
+        _converter(seqio),
         eval_split=split,
         async_compute_metrics=False,
     )
@@ -101,3 +104,16 @@ def _score(task: Questions, generated, vocabulary, split) -> dict[str, float]:
 
     metrics, _ = evaluator.evaluate(compute_metrics=True, predict_fn=predict)
     return {key: float(value) for key, value in metrics.result()[name].items()}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("'logger_cls' is empty")
+
+
+def _converter(seqio):
+    """Returns a converter that changes nothing: prompts are token ids already.
+
+    SeqIO's own pass-through converter lacks two attributes that its Evaluator reads.
+    """
+    attributes = {"TASK_FEATURES": {}, "pack": False}
+    return type("Prompts", (seqio.PassThroughFeatureConverter,), attributes)()

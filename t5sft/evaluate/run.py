@@ -32,6 +32,7 @@ def evaluate(
     num_examples: int | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 32,
+    buckets: Sequence[int] | None = None,
     seed: int = 0,
     mesh=None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
@@ -44,6 +45,7 @@ def evaluate(
       compare: also evaluate the model before tuning: `init_from`, or random parameters of `seed`.
       clusters: name -> tasks, to group the table.
       num_examples: at most so many examples of each task.
+      buckets: padded prompt lengths, each compiled once; None: as few as waste little.
 
     Returns:
       What result.json holds.
@@ -51,46 +53,45 @@ def evaluate(
     suites = {task: task} if task else dict(suites or {data.task: data.task})
     vocabulary = vocab.load(data.vocabulary)
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
-    like = _like(model, mesh, rules)
-    params = {"after": checkpoint.restore_params(model_dir, like)}
+    params = {"after": checkpoint.restore_params(model_dir, _like(model, mesh, rules))}
     if compare:
-        params["before"] = (
-            checkpoint.restore_params(init_from, like)
-            if init_from
-            else state.initial_params(model, like, seed)
-        )
-    print("reading the tasks", file=sys.stderr, flush=True)
+        params["before"] = _untuned(model, init_from, seed, mesh, rules)
+    _say("reading the tasks")
     prepare.register(data)
     asked = {
         suite: evaluator.questions(data, model.layout, name, split, num_examples)
         for suite, name in suites.items()
     }
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "eos_id": vocabulary.eos_id,
+        "start_id": vocabulary.pad_id,
+        "batch_size": batch_size,
+        "buckets": buckets,
+        "mesh": mesh,
+        "rules": rules,
+    }
     start, answers = time.monotonic(), {}
     for when in sorted(params, reverse=True):
-        generate_fn = functools.partial(
-            decode.generate,
-            model,
-            params[when],
-            max_new_tokens=max_new_tokens,
-            eos_id=vocabulary.eos_id,
-            start_id=vocabulary.pad_id,
-            batch_size=batch_size,
-            mesh=mesh,
-            rules=rules,
-        )
+        answer = functools.partial(decode.generate, model, params[when], **options)
         for suite, tasks in asked.items():
-            num = sum(len(one.prompts) for one in tasks)
-            print(f"{when} tuning: {suite}, {num} examples", file=sys.stderr, flush=True)
-            answers[when, suite] = evaluator.answer(generate_fn, tasks, vocabulary, split)
+            _say(f"{when} tuning: {suite}, {sum(len(one.prompts) for one in tasks)} examples")
+            answers[when, suite] = evaluator.answer(answer, tasks, vocabulary, split)
+    seconds = time.monotonic() - start
+    directory = pathlib.Path(model_dir).expanduser()
     result = report.write_result(
-        pathlib.Path(model_dir).expanduser(),
-        asked=asked,
-        answers=answers,
-        clusters=clusters or {},
-        seconds=time.monotonic() - start,
+        directory, asked=asked, answers=answers, clusters=clusters or {}, seconds=seconds
     )
-    print(report.table(result), flush=True, file=sys.stderr)
+    _say(report.table(result))
     return result
+
+
+def _untuned(model, init_from, seed, mesh, rules):
+    """Returns the parameters a run began with."""
+    like = _like(model, mesh, rules)
+    if init_from:
+        return checkpoint.restore_params(init_from, like)
+    return state.initial_params(model, like, seed)
 
 
 def generate(
@@ -176,3 +177,8 @@ def _like(model, mesh, rules):
         shapes,
         rules_lib.shardings(shapes, axes, mesh, rules),
     )
+
+
+def _say(line: str):
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)

@@ -66,6 +66,8 @@ class Decoder(model.Model):
       num_layers: L.
       num_kv_heads: K, a divisor of num_heads; N / K query heads share one key/value head.
       rope_theta: base of the rotation frequencies; 1e4 in Llama 2, 5e5 in Llama 3.
+      init_stddev: of the random start; 0.02 is Hugging Face's for Llama (LlamaConfig
+        `initializer_range`), about D^-1/2 at their widths. A narrow model starts better at D^-1/2.
 
     Raises:
       ConfigError: N is no multiple of K, H is odd, or a name is unknown.
@@ -74,6 +76,7 @@ class Decoder(model.Model):
     num_layers: int
     num_kv_heads: int
     rope_theta: float = 10_000.0
+    init_stddev: float = 0.02
 
     layout: ClassVar[str] = "decoder"
     activation: ClassVar[str] = "silu"
@@ -100,5 +103,5 @@ class Decoder(model.Model):
         return self.head_dim**-0.5
 
     def stddev(self, name: str) -> float:
-        """N(0, 0.02) for every kernel (Hugging Face LlamaConfig `initializer_range`)."""
-        return 0.02
+        """init_stddev, less for what adds to the residual stream (GPT-2, section 2.3)."""
+        return self.init_stddev * ((2 * self.num_layers) ** -0.5 if name in ("out", "wo") else 1.0)

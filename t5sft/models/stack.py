@@ -53,17 +53,18 @@ class Stack(nn.Module):
     crossing: bool = False
 
     def setup(self) -> None:
-        block = Block
+        block, unroll = Block, min(self.config.scan_unroll, self.num_layers)
         if self.config.remat != "none":
-            policy = POLICIES[self.config.remat]
-            block = nn.remat(Block, policy=policy, prevent_cse=False)  # a scan needs no barrier
+            # Inside a loop XLA cannot merge what is computed again with what was computed first.
+            whole = unroll == self.num_layers
+            block = nn.remat(Block, policy=POLICIES[self.config.remat], prevent_cse=whole)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, 0),
             length=self.num_layers,
-            unroll=min(self.config.scan_unroll, self.num_layers),
+            unroll=unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(self.config, self.crossing)
         self.norm = layers.norm_scale(self)

@@ -1,0 +1,247 @@
+"""What SeqIO's evaluator says of answers is what scoring them directly says."""
+
+import dataclasses
+import json
+
+import pytest
+
+from t5sft import errors
+from t5sft.data import define, prepare, preprocess, records, sources, templates, vocab
+from t5sft.evaluate import evaluator, run, scores
+from t5sft.generate import decode
+from t5sft.models import decoder, t5
+
+BYTES = vocab.load("bytes")
+DATA = prepare.Data(task="toy", vocabulary="bytes", modules=("toy_task",), template="lines")
+SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
+T5 = t5.T5(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
+DECODER = decoder.Decoder(num_layers=1, num_kv_heads=1, **SIZES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tasks():
+    prepare.register(DATA)
+
+
+@pytest.fixture(scope="module")
+def asked(tasks):
+    return evaluator.questions(DATA, "decoder", "toy", "validation")
+
+
+def answering(asked, texts, finished=True):
+    """A generate function that looks the prompt up; `texts`: [text of task 0, text 1, ...]."""
+    prompts = [tuple(prompt) for task in asked for prompt in task.prompts]
+    known = dict(zip(prompts, texts, strict=True))
+    assert len(known) == len(prompts)
+
+    def generate(prompts):
+        ids = (BYTES.encode_with_offsets(known[tuple(prompt)])[0] for prompt in prompts)
+        return [decode.Generated(one, finished) for one in ids]
+
+    return generate
+
+
+def expected(asked):
+    return [answer for task in asked for answer in task.answers]
+
+
+@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
+def test_questions_are_the_prompts_of_training_in_order(layout):
+    asked = evaluator.questions(DATA, layout, "toy", "validation")
+    assert [task.task for task in asked] == ["toy_copy", "toy_reverse"]
+    for task in asked:
+        read = [record for _, record in define.read_records(task.task, "validation")]
+        assert task.answers == [record.messages[-1].content for record in read]
+        assert task.texts == [record.messages[0].content for record in read]
+        for prompt, record in zip(task.prompts, read, strict=True):
+            example = prepare.make_example(record, DATA, layout)[0]
+            trained = example.inputs if layout == "encoder_decoder" else example.targets
+            assert prompt == list(trained.ids[: len(prompt)])
+            assert not any(trained.weights[: len(prompt)])
+
+
+def test_at_most_so_many_questions_are_asked():
+    asked = evaluator.questions(DATA, "decoder", "toy", "validation", num_examples=2)
+    assert [len(task.prompts) for task in asked] == [2, 2]
+
+
+WAYS = {
+    "perfect": lambda i, text: text,
+    "wrong": lambda i, text: text + "!",
+    "half right": lambda i, text: text if i % 2 else text[:-1],
+    "empty": lambda i, text: "",
+    "padded with blanks": lambda i, text: f" {text}\n",
+    "one right, long": lambda i, text: text if i == 3 else "\u00e4" * 40,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scores_equal_direct_scoring(asked, way):
+    texts = [WAYS[way](i, text) for i, text in enumerate(expected(asked))]
+    got = evaluator.answer(answering(asked, texts), asked, BYTES, "validation")
+    assert list(got) == ["toy_copy", "toy_reverse"]
+    first = 0
+    for task in asked:
+        mine = texts[first : first + len(task.answers)]
+        first += len(mine)
+        assert got[task.task].predictions == mine
+        assert got[task.task].metrics == scores.exact_match(task.answers, mine)
+        assert got[task.task].num_unfinished == 0
+    if way in ("perfect", "half right"):
+        share = {"perfect": 1.0, "half right": 0.5}[way]
+        assert got["toy_copy"].metrics == {"exact_match": share}
+
+
+def test_unfinished_answers_are_counted(asked):
+    generate = answering(asked, expected(asked), finished=False)
+    got = evaluator.answer(generate, asked, BYTES, "validation")
+    assert [one.num_unfinished for one in got.values()] == [6, 6]
+
+
+def test_all_tasks_are_answered_in_one_go(asked):
+    calls = []
+    generate = answering(asked, expected(asked))
+    evaluator.answer(lambda p: calls.append(len(p)) or generate(p), asked, BYTES, "validation")
+    assert calls == [12]
+
+
+def test_a_task_keeps_its_own_metric_and_postprocessing():
+    rows = [{"inputs": f"{i}+1", "targets": f"the sum is {i + 1}"} for i in range(4)]
+
+    def mean_error(targets, predictions):
+        pairs = zip(targets, predictions, strict=True)
+        return {"mean_error": sum(abs(a - b) for a, b in pairs) / len(targets)}
+
+    define.add_task(
+        "toy_sum",
+        sources.rows(lambda split: rows, ("validation",)),
+        metric_fns=[mean_error],
+        postprocess_fn=lambda text, **_: int(text.split()[-1]),
+        replace=True,
+    )
+    asked = evaluator.questions(DATA, "decoder", "toy_sum", "validation")
+    texts = ["1", "it is 2", "the sum is 3", "6"]
+    got = evaluator.answer(answering(asked, texts), asked, BYTES, "validation")
+    assert got["toy_sum"].metrics == {"mean_error": 0.5}
+
+
+def test_records_without_answer_are_not_asked(tmp_path):
+    rows = [{"inputs": "a", "targets": "b"}, {"inputs": "c", "targets": " "}]
+    file = tmp_path / "rows.json"
+
+    def ask(rows):
+        file.write_text(json.dumps([{**row, "split": "validation"} for row in rows]))
+        data = dataclasses.replace(DATA, task="toy_file", data=str(file))
+        prepare.register(data)
+        return evaluator.questions(data, "decoder", "toy_file", "validation")
+
+    assert ask(rows)[0].answers == ["b"]
+    with pytest.raises(errors.DataError, match="no example to evaluate; task 'toy_file'"):
+        ask(rows[1:])
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A model whose parameters say what it answers: "copy" repeats the word it was given."""
+    calls = []
+
+    def generate(model, params, prompts, *, max_new_tokens, eos_id, start_id, batch_size, **where):
+        calls.append((params, len(prompts), max_new_tokens))
+        out = []
+        for ids in prompts:
+            assert (ids[0] == BYTES.bos_id) == (model.layout == "decoder")
+            word = BYTES.decode(ids).strip().rpartition(" ")[2] if params == "copy" else "?"
+            tokens = BYTES.encode_with_offsets(word)[0]
+            out.append(decode.Generated(tokens[:max_new_tokens], len(tokens) <= max_new_tokens))
+        return out
+
+    monkeypatch.setattr(run.decode, "generate", generate)
+    monkeypatch.setattr(run.checkpoint, "restore_params", lambda path, like: str(path))
+    return calls
+
+
+def test_suites_are_averaged_over_their_tasks_before_and_after(fake, tmp_path, monkeypatch):
+    """Copying is right for toy_copy, and for toy_reverse where a word reads the same backwards."""
+    monkeypatch.chdir(tmp_path)  # the "path" of the parameters is what the model does
+    result = run.evaluate(
+        model=T5,
+        data=DATA,
+        model_dir="copy",
+        init_from="guess",
+        compare=True,
+        suites={"both": "toy", "single": "toy_copy"},
+        num_examples=5,
+        max_new_tokens=30,
+    )
+    assert result["after"] == {"both": 0.5, "single": 1.0}
+    assert result["before"] == {"both": 0.0, "single": 0.0}
+    assert result["tasks"]["toy_copy"]["both"] == {
+        "before": 0.0, "after": 1.0, "n": 5, "unfinished": 0,
+    }  # fmt: skip
+    assert result["tasks"]["toy_reverse"]["both"]["after"] == 0.0
+    assert sorted(fake) == [
+        ("copy", 5, 30), ("copy", 10, 30), ("guess", 5, 30), ("guess", 10, 30),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "copy" / "result.json").read_text()) == result
+
+
+def test_unfinished_answers_are_in_the_result(fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run.evaluate(
+        model=DECODER, data=DATA, model_dir="copy", task="toy_copy", max_new_tokens=3
+    )
+    lengths = [len(a) for a in evaluator.questions(DATA, "decoder", "toy_copy", "validation")[0][3]]
+    assert result["tasks"]["toy_copy"]["toy_copy"]["unfinished"] == sum(n > 3 for n in lengths)
+
+
+def test_generate_answers_a_prompt_as_it_was_trained(fake, capfd):
+    for model in (T5, DECODER):
+        got = run.generate(model=model, data=DATA, model_dir="copy", prompt="say red")
+        assert got == {"responses": [{"prompt": "say red", "response": "red", "finished": True}]}
+    assert "red" in capfd.readouterr().err
+
+
+def test_generate_answers_a_file_row_by_row(fake, tmp_path):
+    rows = [
+        {"instruction": "copy", "input": "this", "id": 1},
+        {"inputs": "say that"},
+        {"prompt": "say more"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "out.jsonl"
+    options = {"inputs": str(tmp_path / "in.jsonl"), "output": str(output)}
+    got = run.generate(model=T5, data=DATA, model_dir="copy", **options)
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    assert got["responses"] == written
+    expected = [
+        row | {"response": word, "finished": True}
+        for row, word in zip(rows, ("this", "that", "more"), strict=True)
+    ]
+    assert written == expected
+
+
+def test_generate_says_what_is_wrong(fake, tmp_path):
+    def complaint(kind, **options):
+        with pytest.raises(kind) as raised:
+            run.generate(model=T5, data=DATA, model_dir="copy", **options)
+        return str(raised.value)
+
+    assert "one of --prompt and --inputs" in complaint(errors.ConfigError)
+    assert "one of" in complaint(errors.ConfigError, prompt="a", inputs="b")
+    assert "nowhere.json" in complaint(errors.ConfigError, inputs="/nowhere.json")
+    (tmp_path / "x.json").write_text('[{"prompt": "a"}, {"question": "b"}]')
+    got = complaint(errors.DataError, inputs=str(tmp_path / "x.json"))
+    assert "question" in got and "row 1" in got
+
+
+@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
+def test_a_prompt_asked_is_the_prompt_trained(layout):
+    """The verb `generate` and training render the same question to the same ids."""
+    row = {"instruction": "Add.", "input": "1 2"}
+    asked = run._question(row, 0)
+    trained = records.from_features(row | {"output": "3"})
+    template = templates.get("alpaca")
+    example = preprocess.instruction(trained, BYTES, template, layout=layout)
+    ids = preprocess.prompt(asked, BYTES, template, layout=layout)
+    side = example.inputs if layout == "encoder_decoder" else example.targets
+    assert side.ids[: len(ids)] == ids
