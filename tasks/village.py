@@ -9,6 +9,7 @@ SeqIO mixtures:
   village_held_out_wordings   validation: the same tasks in wordings never trained on
   village_held_out_cluster    validation: tasks of a cluster never trained on
   village_text                plain text of the same world, for pre-training a base
+  village_text_and_lists      half of it lists told twice, for pre-training a decoder
 """
 
 from t5sft.data import define, sources
@@ -44,9 +45,12 @@ def _add(name, task, wordings, splits):
     return define.add_task(name, source, metric_fns=[scores.exact_match])
 
 
-def _texts(split):
-    seed = {"train": 0, "validation": 1}[split]
-    return [{"text": text} for text in village_world.plain_text(NUM_TEXTS[split], seed)]
+def _texts(write):
+    def make(split):
+        seed = {"train": 0, "validation": 1}[split]
+        return [{"text": text} for text in write(NUM_TEXTS[split], seed)]
+
+    return make
 
 
 def _register():
@@ -64,7 +68,13 @@ def _register():
     define.add_mixture("village", seen)
     define.add_mixture("village_held_out_wordings", held_out)
     define.add_mixture("village_held_out_cluster", other)
-    define.add_task("village_text", sources.rows(_texts, ("train", "validation")), fields=("text",))
+    for name, write in (
+        ("village_text", village_world.plain_text),
+        ("village_lists", village_world.repeated_lists),
+    ):
+        texts = sources.rows(_texts(write), village_world.SPLITS)
+        define.add_task(name, texts, fields=("text",))
+    define.add_mixture("village_text_and_lists", ["village_text", "village_lists"])
 
 
 _register()

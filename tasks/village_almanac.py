@@ -332,3 +332,15 @@ def plain_text(num: int, seed: int) -> list[str]:
     """Writes `num` documents of 20 to 110 tokens of the village vocabulary; more only adds."""
     random = random_module.Random(f"village/plain/{seed}")
     return [_document(random) for _ in range(num)]
+
+
+def repeated_lists(num: int, seed: int) -> list[str]:
+    """Writes `num` lists of village words, each told twice without a mark between the words.
+
+    A decoder learns from them to continue what it has seen before (an induction head: Olsson et
+    al. 2022, arXiv:2209.11895); from lists with commas it learns that much later.
+    """
+    random = random_module.Random(f"village/lists/{seed}")
+    known = words.NOUNS + words.NAMES + words.PLACES + words.COLOURS + words.NUMBERS
+    lists = (" ".join(random.sample(known, random.randint(6, 24))) for _ in range(num))
+    return [f"{text}\n{text}" for text in lists]

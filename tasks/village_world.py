@@ -12,9 +12,9 @@ import json
 import random
 
 from t5sft.tasks import village_reading, village_writing
-from t5sft.tasks.village_almanac import plain_text
+from t5sft.tasks.village_almanac import plain_text, repeated_lists
 
-__all__ = ["CLUSTERS", "HELD_OUT_CLUSTER", "SPLITS", "examples", "plain_text"]
+__all__ = ["CLUSTERS", "HELD_OUT_CLUSTER", "SPLITS", "examples", "plain_text", "repeated_lists"]
 
 CLUSTERS = {
     "classification": ("sentiment", "topic", "mention"),

@@ -23,7 +23,7 @@ def evaluate(
     model,
     data: prepare.Data,
     model_dir: str,
-    suites: Mapping[str, str] | None = None,
+    suites: Sequence[tuple[str, str]] = (),
     task: str | None = None,
     split: str = "validation",
     init_from: str | None = None,
@@ -40,7 +40,7 @@ def evaluate(
     """Answers the examples of SeqIO tasks greedily and writes MODEL_DIR/result.json.
 
     Args:
-      suites: name -> SeqIO task or mixture; each suite's figure is the mean over its tasks.
+      suites: (name, SeqIO task or mixture); a suite's figure is the mean over its tasks.
       task: one task or mixture, in place of `suites`; neither: the task trained on.
       compare: also evaluate the model before tuning: `init_from`, or random parameters of `seed`.
       clusters: name -> tasks, to group the table.
@@ -50,7 +50,7 @@ def evaluate(
     Returns:
       What result.json holds.
     """
-    suites = {task: task} if task else dict(suites or {data.task: data.task})
+    suites = {task: task} if task else dict(suites or [(data.task, data.task)])
     vocabulary = vocab.load(data.vocabulary)
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
     params = {"after": checkpoint.restore_params(model_dir, _like(model, mesh, rules))}

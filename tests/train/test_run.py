@@ -358,7 +358,7 @@ def test_memorised_answers_come_back_and_stop_by_themselves(layout):
     now = stream.start(model, optimizer, program.like)
     for _ in range(300):
         now, sums = program.update(now, batch)
-        if float(sums["loss"][0]) / float(sums["loss"][1]) < 0.02:
+        if float(sums["loss"][0]) / float(sums["loss"][1]) < 0.003:
             break
     prompts = [preprocess.prompt(r, vocabulary, template, layout=layout) for r in asked]
     answers = decode.generate(
