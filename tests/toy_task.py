@@ -23,9 +23,7 @@ def word(number: int) -> str:
 def _source(instruction, turn, size):
     def make(split):
         numbers = range(size) if split == "train" else range(100, 106)
-        return [
-            {"inputs": f"{instruction}: {word(n)}", "targets": turn(word(n))} for n in numbers
-        ]
+        return [{"inputs": f"{instruction}: {word(n)}", "targets": turn(word(n))} for n in numbers]
 
     return sources.rows(make, ("train", "validation"))
 

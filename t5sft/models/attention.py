@@ -154,8 +154,8 @@ def mix(weights: jax.Array, value: jax.Array) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head attention with K <= N key/value heads (GQA, arXiv:2305.13245, section 2.2).
 
-    Kernels: `q` [D, N, H], `kv` [D, 2, K, H] (keys, values), `out` [N, H, D]. Query head n reads
-    key/value head n // (N / K).
+    Kernels: `q` [D, N, H], `kv` [D, 2, K, H] (keys, values), `out` [N, H, D]; with attention_bias
+    `q_bias` [N, H] and `kv_bias` [2, K, H]. Query head n reads key/value head n // (N / K).
     """
 
     config: Any
@@ -167,6 +167,9 @@ class Attention(nn.Module):
         self.q = layers.kernel(self, "q", (d, n, h), ("embed", "heads", "head_dim"))
         self.kv = layers.kernel(self, "kv", (d, 2, k, h), ("embed", None, "kv_heads", "head_dim"))
         self.out = layers.kernel(self, "out", (n, h, d), ("heads", "head_dim", "embed"))
+        if c.attention_bias:
+            self.q_bias = layers.kernel(self, "q_bias", (n, h), ("heads", "head_dim"))
+            self.kv_bias = layers.kernel(self, "kv_bias", (2, k, h), (None, "kv_heads", "head_dim"))
 
     def __call__(
         self, x: jax.Array, view: View, cache: jax.Array | None = None
@@ -195,11 +198,16 @@ class Attention(nn.Module):
     def keys_values(self, x: jax.Array) -> jax.Array:
         """Projects [B, S, D] to keys and values [B, S, 2, K, H]."""
         kv = jnp.einsum("BSD,DXKH->BSXKH", x, self.kv)
+        if self.config.attention_bias:
+            kv = kv + self.kv_bias[None, None]
         # Queries of one part of the row need the keys of all parts, so S is not split.
         return rules.constrain(kv, ("batch", None, None, "kv_heads", "head_dim"))
 
     def _queries(self, x: jax.Array) -> jax.Array:
-        query = jnp.einsum("BTD,DNH->BTNH", x, self.q) * self.config.query_scale
+        query = jnp.einsum("BTD,DNH->BTNH", x, self.q)
+        if self.config.attention_bias:
+            query = query + self.q_bias[None, None]
+        query = query * self.config.query_scale
         return rules.constrain(query, ("batch", "length", "heads", "head_dim"))
 
     def _attend(self, x, query, key, value, view: View) -> jax.Array:

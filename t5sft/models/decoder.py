@@ -68,6 +68,8 @@ class Decoder(model.Model):
       rope_theta: base of the rotation frequencies; 1e4 in Llama 2, 5e5 in Llama 3.
       init_stddev: of the random start; 0.02 is Hugging Face's for Llama (LlamaConfig
         `initializer_range`), about D^-1/2 at their widths. A narrow model starts better at D^-1/2.
+      attention_bias: biases on queries, keys and values, as Qwen2 has. They let a head look at a
+        distance, whatever the tokens are.
 
     Raises:
       ConfigError: N is no multiple of K, H is odd, or a name is unknown.
@@ -77,6 +79,7 @@ class Decoder(model.Model):
     num_kv_heads: int
     rope_theta: float = 10_000.0
     init_stddev: float = 0.02
+    attention_bias: bool = False
 
     layout: ClassVar[str] = "decoder"
     activation: ClassVar[str] = "silu"
@@ -104,4 +107,6 @@ class Decoder(model.Model):
 
     def stddev(self, name: str) -> float:
         """init_stddev, less for what adds to the residual stream (GPT-2, section 2.3)."""
+        if name.endswith("_bias"):
+            return 0.5  # of the size of queries and keys: heads differ in distance from the start
         return self.init_stddev * ((2 * self.num_layers) ** -0.5 if name in ("out", "wo") else 1.0)

@@ -117,6 +117,7 @@ class T5(model.Model):
 
     layout: ClassVar[str] = "encoder_decoder"
     activation: ClassVar[str] = "gelu"
+    attention_bias: ClassVar[bool] = False
     query_scale: ClassVar[float] = 1.0  # T5 folds 1 / sqrt(H) into the start of `q`
     net: ClassVar[type[model.Net]] = T5Net
 

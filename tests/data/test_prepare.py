@@ -112,8 +112,12 @@ def test_cache_lies_where_it_is_told(data, tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("module", ["rows_{n}.task", "rows_{n}"])
-def test_digest_changes_with_the_source_of_modules(data, tmp_path, monkeypatch, request, line, module):
-    number = zlib.crc32(request.node.name.encode())  # a package of its own: Python remembers where they are
+def test_digest_changes_with_the_source_of_modules(
+    data, tmp_path, monkeypatch, request, line, module
+):
+    number = zlib.crc32(
+        request.node.name.encode()
+    )  # a package of its own: Python remembers where they are
     line, module = line.format(n=number), module.format(n=number)
     package = tmp_path / f"rows_{number}"
     package.mkdir()
@@ -142,6 +146,7 @@ def test_unknown_module_file_and_choices_are_refused_at_once(data):
         return str(raised.value)
 
     assert "no module 'toy_tusk'" in complaint(modules=("toy_tusk",))
+    assert "no module 'no_package.task'" in complaint(modules=("no_package.task",))
     assert "nowhere.json" in complaint(data="/nowhere.json")
     assert "nowhere.model" in complaint(vocabulary="/nowhere.model")
     assert "did you mean 'lines'" in complaint(template="line")

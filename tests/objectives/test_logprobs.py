@@ -49,7 +49,9 @@ def test_agrees_with_the_definition(strict_dtypes, seed, z_loss):
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 def test_gradient_agrees_with_the_definition(z_loss):
     logits, targets, weights = batch(3)
-    got = jax.grad(lambda x: logprobs.cross_entropy(x, targets, weights, z_loss=z_loss).loss)(logits)
+    got = jax.grad(lambda x: logprobs.cross_entropy(x, targets, weights, z_loss=z_loss).loss)(
+        logits
+    )
     exp = np.exp(logits.astype(np.float64))
     softmax = exp / exp.sum(-1, keepdims=True)
     of_log_z = 1 + 2 * z_loss * np.log(exp.sum(-1, keepdims=True))

@@ -264,7 +264,9 @@ def as_compiled():
         ({"steps": 0}, "steps is 0"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_compiled(data, tmp_path, monkeypatch, change, expected):
+def test_mistakes_are_told_before_anything_is_compiled(
+    data, tmp_path, monkeypatch, change, expected
+):
     monkeypatch.setattr(run.step_lib, "build", None)
     monkeypatch.setattr(subprocess, "Popen", None)
     data = dataclasses.replace(data, **change.pop("data", {}))

@@ -86,7 +86,9 @@ def test_packed_equals_one_example_per_row(name):
     packed.insert(1, [])
     apart = [[example] for example in examples]
     (packed_gradient, packed_terms), (gradient, terms) = (
-        sums(model)(stream.params(model), stream.convert(model.layout, rows + [[]] * (8 - len(rows))))
+        sums(model)(
+            stream.params(model), stream.convert(model.layout, rows + [[]] * (8 - len(rows)))
+        )
         for rows in (packed, apart)
     )
     tokens = sum(sum(example.targets.weights) for example in examples)
@@ -172,9 +174,10 @@ def test_an_adafactor_step_runs_on_a_mesh():
         now, metrics = program.update(now, stream.batch(model.layout, 8))
         losses.append(float(metrics["loss"][0]))
     assert losses[2] < losses[1] < losses[0]
-    assert jax.tree.map(lambda leaf: leaf.sharding, now.opt_state) == state.shardings(
-        program.like
-    ).opt_state
+    assert (
+        jax.tree.map(lambda leaf: leaf.sharding, now.opt_state)
+        == state.shardings(program.like).opt_state
+    )
 
 
 @pytest.mark.parametrize(
