@@ -38,7 +38,8 @@ def test_every_script_is_there_and_is_bash(script):
 
 
 @pytest.mark.parametrize(
-    "name", sorted({m for text in DOCUMENTS for m in re.findall(r"`([\w/]+\.(?:py|gin))[:`]", text)})
+    "name",
+    sorted({m for text in DOCUMENTS for m in re.findall(r"`([\w/]+\.(?:py|gin))[:`]", text)}),
 )
 def test_every_file_named_is_there(name):
     assert (ROOT / name).exists() or (ROOT / "t5sft" / name).exists()

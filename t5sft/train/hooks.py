@@ -1,13 +1,13 @@
 """What happens between steps: logging, evaluation on held-out data, checkpoints."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from t5sft.data import batches
-from t5sft.train import checkpoint, metrics, state
+from t5sft.train import checkpoint, loop, metrics, state
+from t5sft.train import step as step_lib
 
 
 @dataclasses.dataclass
@@ -15,17 +15,15 @@ class Hooks:
     """The actions of one run and what they count.
 
     Args:
-      evaluate: (params, batch) -> metric sums.
+      program: the compiled functions of the run.
       validation: the held-out data.
-      shardings: of a batch.
       identity: what the data position belongs to; saved with it, compared on resuming.
       facts: what a checkpoint says of the run.
     """
 
     checkpoints: checkpoint.Checkpointer
-    evaluate: Callable
+    program: step_lib.Program
     validation: batches.Batches
-    shardings: dict
     writer: metrics.MetricWriter
     progress: metrics.Progress
     identity: dict
@@ -35,6 +33,14 @@ class Hooks:
         default_factory=lambda: {"examples": 0, "tokens": 0, "places": 0}
     )
     validated: dict[int, dict] = dataclasses.field(default_factory=dict)  # step -> last metrics
+
+    def actions(self, eval_every: int, save_every: int) -> list:
+        """Returns what is done after each step, in order: a step is judged before it is saved."""
+        return [
+            self.log,
+            loop.every(eval_every, self.validate),
+            loop.every(save_every, self.save),
+        ]
 
     def log(self, step: int, now: state.State, sums, batch: batches.Placed):
         """Counts the batch; writes metrics one step late: the devices are never waited for."""
@@ -48,8 +54,8 @@ class Hooks:
         """Measures the loss on every held-out example once."""
         total: dict = {}
         for rows in self.validation.once():
-            arrays = batches.place(self.validation, rows, self.shardings)
-            for name, pair in self.evaluate(now.params, arrays).items():
+            arrays = batches.place(self.validation, rows, self.program.shardings)
+            for name, pair in self.program.evaluate(now.params, arrays).items():
                 total[name] = np.add(total.get(name, (0.0, 0.0)), jax.device_get(pair))
         values = metrics.summarise(total)
         self.validated = {step: values}

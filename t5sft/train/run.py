@@ -23,6 +23,7 @@ from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
 
 SPLITS = ("train", "validation")
+BEST = "validation/loss"  # the metric that decides which step is best
 
 
 def train(
@@ -48,35 +49,29 @@ def train(
 ) -> dict:
     """Trains for `steps` steps in all, from the last checkpoint of `model_dir` when there is one.
 
+    Returns a summary: step, losses, speed, data counts, paths.
+
     Args:
-      model: a ModelDef (models/t5.py, models/decoder.py).
-      data: what is learnt; splits "train" and "validation" are used.
       batch_size: B, rows of a global batch.
-      init_from: a checkpoint to take the parameters from at step 0; None: random.
+      init_from: checkpoint that the parameters of step 0 come from; None: random.
       microbatches: parts a batch is worked through in; the result is the same.
-      pack: False gives every example a row of its own.
-      mesh: None: all devices on the data axis.
+      pack: False gives every example its own row; mesh: None is all devices as data.
       eval_every: steps between evaluations on "validation", also the last; 0: only the last.
       save_every: steps between checkpoints; the last step is always saved.
       config: the gin configuration, kept with every checkpoint.
-
-    Returns:
-      A summary: step, losses, speed, data counts, paths.
     """
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
-    vocabulary = _check(model, data, steps, batch_size, microbatches, mesh, rules)
+    step_lib.check_batch(batch_size, microbatches, mesh, rules)
+    vocabulary = _vocabulary(model, data, steps)
     directory = pathlib.Path(model_dir).expanduser()
     with contextlib.ExitStack() as stack:
         stack.enter_context(owner.own(directory))
-        checkpoints = checkpoint.Checkpointer(
-            directory, keep_last=keep_last, best_metric="validation/loss"
-        )
+        checkpoints = checkpoint.Checkpointer(directory, keep_last=keep_last, best_metric=BEST)
         stack.callback(checkpoints.close)
         # A child process reads and tokenises while this one compiles.
         preparation = prepare.Preparation(data, model.layout, SPLITS)
-        program = _compile(
-            model, data, objective, optimizer, batch_size, microbatches, seed, mesh, rules
-        )
+        split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules}
+        program = _compile(model, data, objective, optimizer, batch_size, seed, **split_up)
         splits = preparation.result()
         training, validation = _batches(splits, data, model, vocabulary, batch_size, seed, pack)
         identity = {"data": splits[0].digest, "seed": seed, "batch_size": batch_size, "pack": pack}
@@ -85,37 +80,28 @@ def train(
         (directory / "config.gin").write_text(config)
         hooks = hooks_lib.Hooks(
             checkpoints=checkpoints,
-            evaluate=program.evaluate,
+            program=program,
             validation=validation,
-            shardings=program.shardings,
             writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
             progress=stack.enter_context(metrics.Progress(steps, start=start, every=log_every)),
             identity=identity,
             facts=_facts(config, data, vocabulary, model),
         )
+        actions = hooks.actions(eval_every, save_every)
         begun = time.perf_counter()
+        stream = batches_lib.stream(training, position, program.shardings)
+        stop = stack.enter_context(_signals())
         now = loop.run(
-            program.update,
-            now,
-            batches_lib.stream(training, position, program.shardings),
-            start=start,
-            total_steps=steps,
-            hooks=[
-                hooks.log,
-                loop.every(eval_every, hooks.validate),
-                loop.every(save_every, hooks.save),
-            ],
-            stop=stack.enter_context(_signals()),
+            program.update, now, stream, start=start, total_steps=steps, hooks=actions, stop=stop
         )
         hooks.finish(now)
         return _summary(hooks, now, time.perf_counter() - begun, splits, directory)
 
 
-def _check(model, data, steps, batch_size, microbatches, mesh, rules) -> vocab.Vocabulary:
-    """Checks what can be known before anything is read or compiled; returns the vocabulary."""
+def _vocabulary(model, data, steps) -> vocab.Vocabulary:
+    """Opens the vocabulary and checks that the model has an embedding for each of its pieces."""
     if steps < 1:
         raise errors.ConfigError(f"steps is {steps}; train; give at least 1")
-    step_lib.check_batch(batch_size, microbatches, mesh, rules)
     vocabulary = vocab.load(data.vocabulary)
     if model.vocab_size < vocabulary.size:
         raise errors.ConfigError(
@@ -125,7 +111,7 @@ def _check(model, data, steps, batch_size, microbatches, mesh, rules) -> vocab.V
     return vocabulary
 
 
-def _compile(model, data, objective, optimizer, batch_size, microbatches, seed, mesh, rules):
+def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
     """Compiles the step for batches of these lengths; no data is needed for it."""
     shapes = converters.shapes(
         model.layout,
@@ -138,12 +124,11 @@ def _compile(model, data, objective, optimizer, batch_size, microbatches, seed, 
         objective,
         optimizer,
         batch_shapes=shapes,
-        microbatches=microbatches,
         seed=seed,
-        mesh=mesh,
-        rules=rules,
+        **split_up,
     )
-    _say(f"model: {state.num_params(program.like.params):,} parameters on {_describe(mesh)}")
+    mesh = _describe(split_up["mesh"])
+    _say(f"model: {state.num_params(program.like.params):,} parameters on {mesh}")
     return program
 
 

@@ -16,9 +16,8 @@ import pytest
 from golden import stream
 
 from t5sft import errors
-from t5sft.data import mixture, prepare, preprocess, records, templates, vocab
-from t5sft.generate import decode
-from t5sft.models import decoder, t5
+from t5sft.data import mixture, prepare, vocab
+from t5sft.models import t5
 from t5sft.train import checkpoint, metrics, optim, run, state
 
 SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
@@ -322,54 +321,3 @@ def test_killed_and_restarted_is_the_same_to_the_bit(data, whole, tmp_path):
     assert "resuming at step 6" in done.stderr
     assert train_lines(tmp_path) == train_lines(whole)
     assert_same_end(tmp_path, whole)
-
-
-QUESTIONS = ["red", "a cat", "7", "why?", "Mara", "two words", "ä", "end"]
-ANSWERS = ["blue", "a dog runs", "eight", "b", "sells the cup", "one", "öö", "end."]
-
-
-@pytest.mark.parametrize("layout", ["encoder_decoder", "decoder"])
-def test_memorised_answers_come_back_and_stop_by_themselves(layout):
-    sizes = SIZES | {"emb_dim": 32, "mlp_dim": 32}
-    model = (
-        t5.T5(num_encoder_layers=1, num_decoder_layers=1, **sizes)
-        if layout == "encoder_decoder"
-        else decoder.Decoder(num_layers=2, num_kv_heads=1, **sizes)
-    )
-    vocabulary, template = vocab.load("bytes"), templates.get("lines")
-    asked = [
-        records.Record((records.Message("user", q), records.Message("assistant", a)))
-        for q, a in zip(QUESTIONS, ANSWERS, strict=True)
-    ]
-    examples = [preprocess.instruction(r, vocabulary, template, layout=layout) for r in asked]
-    lengths = {"encoder_length": 24, "decoder_length": 32}
-    rows = [examples[0:2], examples[2:4], examples[4:5], examples[5:6], examples[6:8]]
-    if layout == "decoder":
-        batch = run.converters.decoder(rows, decoder_length=32)
-    else:
-        batch = run.converters.encoder_decoder(rows, start_id=vocabulary.pad_id, **lengths)
-    rate = optim.schedule(peak=1e-2, total_steps=300, warmup_steps=10, shape="constant")
-    optimizer = optim.adamw(learning_rate=rate)
-    program = build(
-        model,
-        run.sft.sft,
-        optimizer,
-        **as_compiled()
-        | {"batch_shapes": run.converters.shapes(layout, 5, **lengths), "mesh": stream.mesh("1")},
-    )
-    now = stream.start(model, optimizer, program.like)
-    for _ in range(300):
-        now, sums = program.update(now, batch)
-        if float(sums["loss"][0]) / float(sums["loss"][1]) < 0.003:
-            break
-    prompts = [preprocess.prompt(r, vocabulary, template, layout=layout) for r in asked]
-    answers = decode.generate(
-        model,
-        now.params,
-        prompts,
-        max_new_tokens=24,
-        eos_id=vocabulary.eos_id,
-        start_id=vocabulary.pad_id,
-    )
-    assert [vocabulary.decode(one.tokens) for one in answers] == ANSWERS
-    assert all(one.finished for one in answers)

@@ -1,0 +1,119 @@
+"""The child process that prepares: its errors come back, its death leaves nothing half done."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from t5sft import errors
+from t5sft.data import cache, prepare
+
+TOY = prepare.Data(
+    task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16
+)
+
+
+def write_rows(path, rows):
+    path.write_text(json.dumps([{"inputs": a, "targets": b} for a, b in rows]))
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Settings over a file of one's own."""
+    file = write_rows(tmp_path / "rows.json", [("ask", "answer")])
+    return dataclasses.replace(TOY, task="toy_file", data=file, cache_dir=str(tmp_path / "cache"))
+
+
+def child(data, tmp_path, monkeypatch, source):
+    """What `Preparation` raises when the module of the task has this source."""
+    (tmp_path / "broken_task.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    data = dataclasses.replace(data, modules=("broken_task",))
+    with pytest.raises(errors.T5sftError) as raised:
+        prepare.Preparation(data, "decoder", ("train",)).result()
+    assert not list(pathlib.Path(data.cache_dir).glob("prepared/*"))
+    return raised.value
+
+
+@pytest.mark.parametrize("kind", [errors.ConfigError, errors.DataError, errors.StorageError])
+def test_errors_of_the_child_come_back_as_they_are(data, tmp_path, monkeypatch, kind):
+    source = f"""
+        from t5sft import errors
+        print("noise")
+        def register(data):
+            raise errors.{kind.__name__}("what ä; " + data + ";\\ndo")
+        """
+    got = child(data, tmp_path, monkeypatch, source)
+    assert type(got) is kind and str(got) == f"what ä; {data.data}; do"
+
+
+@pytest.mark.parametrize(
+    "source, code",
+    [("import os; os._exit(9)", 9), ("1 / 0", 1), ("import os; os.kill(os.getpid(), 9)", -9)],
+)
+def test_a_child_that_dies_is_an_error(data, tmp_path, monkeypatch, source, code):
+    got = child(data, tmp_path, monkeypatch, source)
+    assert type(got) is errors.DataError and f"code {code};" in str(got)
+
+
+def test_a_module_missing_in_the_child_is_named(data, tmp_path, monkeypatch):
+    got = child(data, tmp_path, monkeypatch, "import no_such_module_anywhere")
+    assert type(got) is errors.ConfigError and "no_such_module_anywhere" in str(got)
+
+
+@pytest.mark.slow
+def test_a_child_prepares_and_this_process_stays_without_tensorflow(tmp_path):
+    """In a fresh process: the child is killed half-way, started again, and gives the same data."""
+    (tmp_path / "killed_task.py").write_text(
+        textwrap.dedent("""
+        import os, pathlib, signal
+        import toy_task
+        from t5sft.data import cache
+
+        write_task = cache.write_task
+
+        def dies(directory, *arguments):
+            mark = pathlib.Path(__file__).with_suffix(".mark")
+            if mark.exists() or directory.name == "toy_copy":
+                return write_task(directory, *arguments)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        cache.write_task = dies
+        """)
+    )
+    code = f"""
+        import sys
+        sys.path[:0] = [{str(tmp_path)!r}, {str(pathlib.Path(__file__).parents[1])!r}]
+        from t5sft import errors
+        from t5sft.data import prepare
+
+        data = prepare.Data(**{dataclasses.asdict(TOY)!r} | dict(
+            modules=("killed_task",), cache_dir={str(tmp_path)!r}))
+        for attempt in range(2):
+            try:
+                (split,) = prepare.Preparation(data, "encoder_decoder", ("train",)).result()
+            except errors.DataError as error:
+                assert "code -9" in str(error) and attempt == 0
+        assert "tensorflow" not in sys.modules and "seqio" not in sys.modules
+        print(prepare.directory(data, "encoder_decoder", "train"))
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    got = cache.read_split(pathlib.Path(done.stdout.strip()))
+    toy = dataclasses.replace(TOY, cache_dir=str(tmp_path / "here"))
+    expected = cache.read_split(prepare.prepare_split(toy, "encoder_decoder", "train"))
+    for task, examples in expected.tasks.items():
+        for column, values in examples.columns.items():
+            np.testing.assert_array_equal(got.tasks[task].columns[column], values)
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == [got.digest]
