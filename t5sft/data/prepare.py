@@ -108,24 +108,30 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _sources(module: str, seen: set[str]) -> list[pathlib.Path]:
-    """Returns the source files of a task module and of the modules beside it that it imports."""
-    spec = importlib.util.find_spec(module) if module not in seen else None
+    """Returns the source files of a task module and of those of its package that it imports.
+
+    Nothing is imported but the packages above the module.
+    """
     seen.add(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         if len(seen) == 1:
             raise errors.ConfigError(f"no module {module!r}; Data.modules; check the name")
-        return []
-    path, package = pathlib.Path(spec.origin), module.rpartition(".")[0]
-    found = [path]
-    for node in ast.walk(ast.parse(path.read_text())):
+        return []  # a name imported from a module, or a compiled one
+    package = module if spec.submodule_search_locations else module.rpartition(".")[0]
+    found = [pathlib.Path(spec.origin)]
+    for node in ast.walk(ast.parse(found[0].read_text())):
         names = []
-        if isinstance(node, ast.ImportFrom) and node.module == package and package:
-            names = [f"{package}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom | ast.Import):
-            name = getattr(node, "module", None)
-            names = [name] if name else [alias.name for alias in node.names]
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names = [name, *(f"{name}.{alias.name}" for alias in node.names)]
         for name in names:
-            if package and name.startswith(package + ".") and name not in seen:
+            if package and name.startswith(f"{package}.") and name not in seen:
                 found += _sources(name, seen)
     return found
 

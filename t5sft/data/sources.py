@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from t5sft import errors
@@ -62,7 +63,7 @@ def read_json(path: pathlib.Path) -> Iterator[dict]:
                 if not isinstance(row, dict):
                     raise errors.DataError(f"a row is no JSON object; {where}; mend the row")
                 yield row
-    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise errors.DataError(f"unreadable: {error}; {path}; mend or remove the file") from error
 
 
