@@ -26,19 +26,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("t5", "decoder"))
     parser.add_argument("--model_dir", help="default: runs/base_NAME of the checkout")
+    parser.add_argument("--export_only", action="store_true", help="do not train")
     arguments = parser.parse_args()
     recipe = f"gin/recipes/village_base_{arguments.name}.gin"
     model_dir = pathlib.Path(arguments.model_dir or ROOT / "runs" / f"base_{arguments.name}")
-    command = [sys.executable, "-m", "t5sft", "train", "--gin_file", recipe]
-    subprocess.run([*command, "--model_dir", str(model_dir)], check=True, cwd=ROOT)
+    if not arguments.export_only:
+        command = [sys.executable, "-m", "t5sft", "train", "--gin_file", recipe]
+        subprocess.run([*command, "--model_dir", str(model_dir)], check=True, cwd=ROOT)
+    export(model_dir.expanduser().absolute(), arguments.name, recipe)
 
+
+def export(model_dir: pathlib.Path, name: str, recipe: str):
+    """Writes the parameters of the last step to tasks/village/base_NAME."""
     steps = [int(path.name) for path in (model_dir / "checkpoints").iterdir() if path.is_dir()]
-    last = model_dir.expanduser().absolute() / "checkpoints" / str(max(steps))
+    last = model_dir / "checkpoints" / str(max(steps))
     saved = stored.open_orbax().metadata(last).item_metadata["params"]
     saved = getattr(saved, "tree", saved)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
     params = checkpoint.restore_params(last, like)
-    target = ROOT / "tasks" / "village" / f"base_{arguments.name}"
+    target = ROOT / "tasks" / "village" / f"base_{name}"
     if target.exists():
         shutil.rmtree(target)
     facts = {"recipe": recipe, "step": max(steps)}
