@@ -4,6 +4,7 @@
 #   scripts/quickstart.sh                 encoder-decoder
 #   scripts/quickstart.sh decoder         decoder
 #   scripts/quickstart.sh --steps 20      flags of t5sft train go on to it
+#   scripts/quickstart.sh --model_dir D   in D, not in runs/ of the checkout
 #
 # An interrupted run is continued, a finished one is kept: the next goes to runs/quickstart-2, ...
 set -euo pipefail
@@ -20,11 +21,16 @@ recipe="gin/recipes/$name.gin"
 install run
 cd "$root"
 model_dir="$root/runs/$name"
-number=1
-while [[ -e "$model_dir/result.json" ]]; do
-  number=$((number + 1))
-  model_dir="$root/runs/$name-$number"
-done
+if [[ $# -gt 1 && "$1" == --model_dir ]]; then
+  model_dir="$2"
+  shift 2
+else
+  number=1
+  while [[ -e "$model_dir/result.json" ]]; do
+    number=$((number + 1))
+    model_dir="$root/runs/$name-$number"
+  done
+fi
 
 run() {
   printf '\n$ t5sft' >&2

@@ -98,14 +98,14 @@ def test_a_wheel_has_the_command_and_the_supported_pythons(wheel):
         names = archive.namelist()
         points = next(n for n in names if n.endswith("entry_points.txt"))
         assert "t5sft = t5sft.cli:main" in archive.read(points).decode()
-        metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
+        metadata = archive.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
     bound = next(line for line in metadata.splitlines() if line.startswith("Requires-Python"))
     assert ">=3.11" in bound and "<3.14" in bound
 
 
 def test_every_requirement_has_bounds(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        name = next(n for n in archive.namelist() if n.endswith("METADATA"))
+        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         lines = archive.read(name).decode().splitlines()
     required = [line for line in lines if line.startswith("Requires-Dist: ")]
     assert len(required) > 10
@@ -180,23 +180,25 @@ def test_what_test_sh_installed_is_enough_for_quickstart(checkout, environment):
     sh(checkout, "test.sh", T5SFT_VENV=str(environment))
     called(environment)
     ran = sh(checkout, "quickstart.sh", "--steps", "3", T5SFT_VENV=str(environment))
-    assert called(environment) == ["t5sft train --gin_file"], ran.stderr
+    done = ["t5sft train --gin_file", "t5sft evaluate --model_dir"]
+    assert called(environment) == done, ran.stderr
 
 
 def test_quickstart_keeps_a_finished_run_and_continues_another(checkout, environment, tmp_path):
     def model_dir(name, *arguments):
         ran = sh(checkout, "quickstart.sh", *arguments, T5SFT_VENV=str(environment))
-        log = (environment / "log").read_text().splitlines()[-1]
-        assert f"--gin_file gin/recipes/{name}.gin" in log, ran.stderr
-        return (
-            log.partition(" --model_dir ")[2].removeprefix(str(checkout / "runs")).split(" --")[0]
-        )
+        log = (environment / "log").read_text().splitlines()[-2:]
+        assert f"--gin_file gin/recipes/{name}.gin" in log[0], ran.stderr
+        trained, evaluated = (line.partition(" --model_dir ")[2].split(" --")[0] for line in log)
+        assert trained == evaluated
+        return trained.removeprefix(str(checkout / "runs"))
 
     runs = checkout / "runs"
     shutil.rmtree(runs, ignore_errors=True)
     assert model_dir("quickstart") == "/quickstart"
     (runs / "quickstart").mkdir(parents=True)  # begun, not finished
     assert model_dir("quickstart") == "/quickstart"
+    (runs / "quickstart" / "result.json").write_text("{}")  # finished
     assert model_dir("quickstart", "--steps", "3") == "/quickstart-2"
     assert model_dir("quickstart_decoder", "decoder") == "/quickstart_decoder"
     assert model_dir("quickstart", "--model_dir", "/mine") == "/mine"

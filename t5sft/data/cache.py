@@ -99,7 +99,7 @@ def read_split(directory: pathlib.Path) -> Split:
             }
             offsets = (files.pop("inputs.offsets"), files.pop("targets.offsets"))
             tasks[task] = Examples(columns=files, numbers=files.pop("numbers"), **_named(offsets))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise errors.DataError(
             f"the prepared data is damaged: {error}; {directory}; remove the directory, "
             "it is made again"

@@ -99,7 +99,7 @@ def digest(data: Data, layout: str, split: str) -> str:
     return f"{data.task}-{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-_CODE = ("define", "prepare", "preprocess", "records", "sources", "templates", "vocab")
+_CODE = ("cache", "define", "prepare", "preprocess", "records", "sources", "templates", "vocab")
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -168,7 +168,8 @@ class Preparation:
         return [cache.read_split(path) for path in self._directories]
 
 
-_RAISED = {kind.name: kind for kind in (errors.ConfigError, errors.DataError)}
+_RAISED = {kind.name: kind for kind in errors.T5sftError.__subclasses__()}
+_STALE_SECONDS = 24 * 3600  # after which an unfinished directory belongs to a dead process
 
 
 def prepare(*, model, data: Data, splits: Sequence[str] = ("train", "validation")) -> dict:
@@ -210,8 +211,10 @@ def prepare_split(data: Data, layout: str, split: str) -> pathlib.Path:
     if (target / "card.json").exists():
         return target
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    for stale in target.parent.glob(f".{target.name}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+    for unfinished in target.parent.glob(f".{target.name}.*.tmp"):
+        if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     start, card = time.monotonic(), {}
     for task, rate in define.rates(data.task).items():
         counts, examples, numbers = _task_examples(data, layout, task, split)

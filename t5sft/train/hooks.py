@@ -64,7 +64,8 @@ class Hooks:
 
     def save(self, step: int, now: state.State, *_):
         """Starts a checkpoint of this step, unless a figure of it is not finite."""
-        self.progress.check_finite()
+        # First, so that a run killed after the save has the figures of the step; this waits for it.
+        self._write(self.progress.flush())
         values = self.validated.get(step, {})
         self.checkpoints.save(
             step,

@@ -75,7 +75,7 @@ def adamw(
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
 ) -> Optimizer:
-    """AdamW (arXiv:1711.05101) after clipping by global norm; norm scales do not decay."""
+    """AdamW (arXiv:1711.05101) after clipping by global norm; norm scales and biases do not decay."""
     transform = optax.adamw(
         learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decays
     )
@@ -84,8 +84,9 @@ def adamw(
 
 def _decays(params):
     """Returns True for kernels. By name: stacked over layers, a norm's scale is a matrix too."""
+    others = ("norm", "scale", "bias")  # also q_bias, relative_bias
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: str(getattr(path[-1], "key", "")) not in ("norm", "scale", "bias"), params
+        lambda path, _: not str(getattr(path[-1], "key", "")).endswith(others), params
     )
 
 

@@ -169,7 +169,7 @@ def test_suites_are_averaged_over_their_tasks_before_and_after(fake, tmp_path, m
         model_dir="copy",
         init_from="guess",
         compare=True,
-        suites={"both": "toy", "single": "toy_copy"},
+        suites=[("both", "toy"), ("single", "toy_copy")],
         num_examples=5,
         max_new_tokens=30,
     )

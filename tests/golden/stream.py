@@ -17,6 +17,7 @@ V, S, T = 64, 16, 16
 SIZES = dict(vocab_size=V, emb_dim=16, mlp_dim=32, num_heads=4, head_dim=4)
 T5 = t5.T5(num_encoder_layers=2, num_decoder_layers=2, **SIZES)
 DECODER = decoder.Decoder(num_layers=2, num_kv_heads=2, **SIZES)
+QWEN = dataclasses.replace(DECODER, attention_bias=True)
 BOTH = {"t5": T5, "decoder": DECODER}
 MESHES = {
     "1": dict(data=1),

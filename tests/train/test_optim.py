@@ -95,11 +95,15 @@ def test_adamw_agrees_with_the_definition():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, expected)
 
 
-@pytest.mark.parametrize("name", stream.BOTH)
-def test_weight_decay_leaves_the_scales_of_norms(name):
-    decays = optim._decays(stream.BOTH[name].abstract()[0])
+@pytest.mark.parametrize("model", [stream.T5, stream.QWEN], ids=["t5", "decoder"])
+def test_weight_decay_leaves_the_scales_of_norms_and_biases(model):
+    names = set()
+    decays = optim._decays(model.abstract()[0])
     for path, decay in jax.tree_util.tree_leaves_with_path(decays):
-        assert decay == (path[-1].key != "norm"), jax.tree_util.keystr(path)
+        names.add(path[-1].key)
+        assert decay == (not path[-1].key.endswith(("norm", "bias"))), jax.tree_util.keystr(path)
+    assert {"norm", "embedding", "head", "q", "kv", "out", "wi", "wo"} < names
+    assert names & {"q_bias", "relative_bias"}
 
 
 @pytest.mark.parametrize("make", [optim.adamw, optim.adafactor])
