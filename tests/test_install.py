@@ -98,7 +98,8 @@ def test_a_wheel_has_the_command_and_the_supported_pythons(wheel):
         names = archive.namelist()
         points = next(n for n in names if n.endswith("entry_points.txt"))
         assert "t5sft = t5sft.cli:main" in archive.read(points).decode()
-        metadata = archive.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
+        name = next(n for n in names if n.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
     bound = next(line for line in metadata.splitlines() if line.startswith("Requires-Python"))
     assert ">=3.11" in bound and "<3.14" in bound
 

@@ -75,7 +75,7 @@ def adamw(
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
 ) -> Optimizer:
-    """AdamW (arXiv:1711.05101) after clipping by global norm; norm scales and biases do not decay."""
+    """AdamW (arXiv:1711.05101) after clipping by global norm; scales and biases do not decay."""
     transform = optax.adamw(
         learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decays
     )
