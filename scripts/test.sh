@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests; the first run installs t5sft. With CI=true the slow tests too.
+# Runs the tests; the first run installs t5sft.
 #
 #   scripts/test.sh                       all but the slow ones
+#   scripts/test.sh -m slow               the slow ones: kills, two processes
 #   scripts/test.sh tests/train -k loop   arguments go on to pytest
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -9,6 +10,3 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install test
 cd "$root"
 "$venv/bin/python" -m pytest -n 2 -m "not slow and not manual" "$@"
-if [[ "${CI:-}" == true ]]; then
-  "$venv/bin/python" -m pytest -n 2 -m "slow and not manual" "$@"
-fi
