@@ -97,7 +97,7 @@ def ratios(windows: list[Window], of: list[Window]) -> dict:
 
 def row(name: str, *, wall: float, cpu: float, **_) -> str:
     """Returns the line of a ratio under a table."""
-    return f"{name:42} {wall:10.3f} {cpu:13.3f}"
+    return f"{name:48} {wall:10.3f} {cpu:13.3f}"
 
 
 def table(results: list[dict], pairs: Sequence[tuple[str, str]] = ()) -> str:
@@ -109,9 +109,9 @@ def table(results: list[dict], pairs: Sequence[tuple[str, str]] = ()) -> str:
         name: [statistics.median(column) for column in zip(*found, strict=True)]
         for name, found in rates.items()
     }
-    lines = [f"{'':42} {'tokens/s':>10} {'tokens/CPU-s':>13} {'runs':>5}"]
+    lines = [f"{'':48} {'tokens/s':>10} {'tokens/CPU-s':>13} {'runs':>5}"]
     for name, (wall, cpu) in median.items():
-        lines.append(f"{name:42} {wall:10.0f} {cpu:13.0f} {len(rates[name]):5}")
+        lines.append(f"{name:48} {wall:10.0f} {cpu:13.0f} {len(rates[name]):5}")
     for name, of in pairs:
         if name in median and of in median:
             wall, cpu = (a / b for a, b in zip(median[name], median[of], strict=True))
