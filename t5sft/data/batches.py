@@ -6,7 +6,7 @@ alone; batch s is rows s*B to (s+1)*B of all blocks. A position is (block, row):
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -169,8 +169,10 @@ class Placed(NamedTuple):
     counts: dict[str, int]
 
 
-def stream(batches: Batches, position: Position, shardings: Shardings) -> Iterator[Placed]:
-    """Yields batches from a position on, made two ahead in a thread: the step never waits."""
+def stream(
+    batches: Batches, position: Position, shardings: Shardings
+) -> Generator[Placed, None, None]:
+    """Yields batches from a position on, made two ahead in a thread. Close it."""
     ready: queue.Queue = queue.Queue(maxsize=2)
     stop = threading.Event()
 
@@ -189,15 +191,17 @@ def stream(batches: Batches, position: Position, shardings: Shardings) -> Iterat
         except BaseException as error:  # handed to the consumer, which raises it
             put(error)
 
-    threading.Thread(target=work, args=(position,), daemon=True, name="batches").start()
+    thread = threading.Thread(target=work, args=(position,), daemon=True, name="batches")
+    thread.start()
     try:
         while True:
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
             yield item
-    finally:
+    finally:  # on close(): an interpreter that ends kills the thread inside XLA, and aborts
         stop.set()
+        thread.join()
 
 
 def count(batches: Batches, rows: list[Row]) -> dict[str, int]:

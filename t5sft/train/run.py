@@ -90,10 +90,10 @@ def train(
         actions = hooks.actions(eval_every, save_every)
         begun = time.perf_counter()
         stream = batches_lib.stream(training, position, program.shardings)
-        stop = stack.enter_context(_signals())
-        now = loop.run(
-            program.update, now, stream, start=start, total_steps=steps, hooks=actions, stop=stop
-        )
+        stack.callback(stream.close)
+        asked = stack.enter_context(_signals())
+        span = {"start": start, "total_steps": steps}
+        now = loop.run(program.update, now, stream, **span, hooks=actions, stop=asked)
         hooks.finish(now)
         return _summary(hooks, now, time.perf_counter() - begun, splits, directory)
 

@@ -111,7 +111,7 @@ def make_update(
         metrics = {
             "loss": (terms.loss, terms.weight),
             **terms.metrics,
-            "gradient_norm": (optax.global_norm(gradient), one),
+            "gradient_norm": (optax.tree.norm(gradient), one),
             "learning_rate": (jnp.asarray(optimizer.schedule(now.step), jnp.float32), one),
         }
         return state.State(now.step + 1, params, opt_state), metrics

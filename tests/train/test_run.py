@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -193,6 +194,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_unsaved(data, whole, tmp_path, 
     assert not (tmp_path / "owner.json").exists()
     train(data, tmp_path, save_every=5)  # and goes on from the step before
     assert_same_end(tmp_path, whole)
+
+
+def test_no_thread_outlives_a_run(data, tmp_path, monkeypatch):
+    """The interpreter would kill it inside XLA on exit, and the process would end with SIGABRT."""
+
+    def names():
+        return {thread.name for thread in threading.enumerate()}
+
+    train(data, tmp_path, steps=1, eval_every=0)
+    assert "batches" not in names()
+    monkeypatch.setattr(run.loop, "run", lambda update, now, batches, **_: next(batches) and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(data, tmp_path, steps=2, eval_every=0)
+    assert "batches" not in names()
 
 
 def test_figures_of_a_step_are_on_the_disk_before_its_checkpoint(data, tmp_path, monkeypatch):
