@@ -96,7 +96,7 @@ def table(result: Mapping, *, color: bool | None = None) -> str:
     for suites, names in _blocks(result):
         for first in range(0, len(suites), _SUITES_ABREAST):
             lines += [*_block(result, suites[first : first + _SUITES_ABREAST], names, color), ""]
-    lines += _sample_lines(result, color)
+    lines += [*_sample_lines(result, color), *_summary_lines(result, color), ""]
     lines += [_bold("Where it is", color)]
     for name, value in result["paths"].items():
         for path in [value] if isinstance(value, str) else value:
@@ -216,6 +216,17 @@ def _sample_lines(result, color) -> Iterator[str]:
                     is_green = color and name != "expected" and right
                     yield f"    {name:<9} " + (f"\033[32m{text}\033[0m" if is_green else text)
     yield ""
+
+
+def _summary_lines(result, color) -> Iterator[str]:
+    scale = 100 if result["metric"] == "exact_match" else 1
+    title = f"{_words(result['metric'])}, average{', %' * (scale == 100)}"
+    yield _bold(f"{title:<42}" + "before -> after".rjust(20), color)
+    for suite in result["after"] | result["before"]:
+        count = sum(suite in task for task in result["tasks"].values())
+        label = f"  {_cut(_words(suite), 26)} ({count} task{'s' * (count != 1)})"
+        before, after = (result[when].get(suite) for when in ("before", "after"))
+        yield f"{label:<42}" + _cell(before, after, scale, color)
 
 
 def _samples(asked: Mapping, answers: Mapping) -> Iterator[dict]:

@@ -152,6 +152,18 @@ def test_shows_answers_beside_the_expected_ones(result):
         assert name in text
 
 
+def test_ends_with_the_averages_and_the_places(result):
+    last = report.table(result, color=False).partition("exact match, average")[2].splitlines()
+    assert last[:6] == [
+        ", %" + " " * 24 + "before -> after",
+        "  seen templates (3 tasks)                       25.0 ->  75.0",
+        "  held out wordings (2 tasks)                    50.0 ->  62.5",
+        "  held out cluster (1 task)                       0.0 ->  25.0",
+        "",
+        "Where it is",
+    ]
+
+
 def test_color_only_on_a_terminal_that_wants_it(result, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[" not in report.table(result)
