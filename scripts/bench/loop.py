@@ -1,6 +1,6 @@
 """A whole run of t5sft.train.run.train against its bare step on one fixed batch.
 
-python scripts/bench/loop.py [--layouts decoder encoder_decoder] [--steps 20] [--repeats 3]
+python scripts/bench/loop.py [--layouts decoder encoder_decoder] [--steps 10] [--repeats 3]
 
 The run reads, mixes, packs and places batches of the bundled village task, counts, logs a line a
 window, and writes metrics; the bare step is the same compiled program with its own state. Windows
@@ -118,7 +118,7 @@ def main() -> None:
     layouts = ("decoder", "encoder_decoder")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--layouts", nargs="+", choices=layouts, default=layouts)
-    parser.add_argument("--steps", type=int, default=20, help="steps in a window")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a window")
     parser.add_argument("--repeats", type=int, default=3, help="windows of each")
     parser.add_argument("--warmup", type=int, default=5, help="steps before the first window")
     arguments = vars(parser.parse_args())
