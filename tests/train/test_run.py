@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -321,7 +322,7 @@ def main(model_dir, cache_dir, kill_at):
 
 @pytest.mark.slow
 def test_killed_and_restarted_is_the_same_to_the_bit(data, whole, tmp_path):
-    """kill -9 while step 8 is made, with checkpoints of steps 3 and 6; then to the end."""
+    """kill -9 while step 8 is made; then on from step 6, or 3 if 6 was still being written."""
     here = pathlib.Path(__file__).parent
     for kill_at, code in ((7, -signal.SIGKILL), (None, 0)):
         line = f"import conftest, test_run; test_run.main({str(tmp_path)!r}, {data.cache_dir!r}, "
@@ -333,6 +334,6 @@ def test_killed_and_restarted_is_the_same_to_the_bit(data, whole, tmp_path):
             timeout=600,
         )
         assert done.returncode == code, done.stderr
-    assert "resuming at step 6" in done.stderr
+    assert re.search("resuming at step [36]$", done.stderr, flags=re.MULTILINE), done.stderr
     assert train_lines(tmp_path) == train_lines(whole)
     assert_same_end(tmp_path, whole)
