@@ -16,7 +16,7 @@ from t5sft.data import define, sources
 from t5sft.evaluate import scores
 from t5sft.tasks import village_templates, village_world
 
-NUM_TRAIN = 2000  # examples of each task
+NUM_TRAIN = 1000  # examples of each task
 NUM_VALIDATION = 24  # of each task: three for each seen wording
 NUM_TEXTS = {"train": 60_000, "validation": 500}
 

@@ -58,7 +58,12 @@ def tokenize(pieces: list[templates.Piece], vocabulary: vocab.Vocabulary) -> Tok
 
     def flush():
         text = "".join(piece.text for piece in run)
-        if text:
+        if len({(piece.role, piece.weight) for piece in run}) == 1:  # whose it is needs no offsets
+            ids = vocabulary.encode(text) if text else []
+            out.ids.extend(ids)
+            out.weights.extend([run[0].weight] * len(ids))
+            out.roles.extend([templates.ROLES.index(run[0].role)] * len(ids))
+        elif text:
             ids, offsets = vocabulary.encode_with_offsets(text)
             owner, end = 0, len(run[0].text)
             for token, (begin, _) in zip(ids, offsets, strict=True):

@@ -446,7 +446,7 @@ def test_two_processes_save_restore_and_refuse_together(tmp_path):
         )
         for index in range(2)
     ]
-    texts = [peer.communicate(timeout=120)[0] for peer in peers]
+    texts = [peer.communicate(timeout=600)[0] for peer in peers]
     results = [line for text in texts for line in text.splitlines() if line.startswith("RESULT")]
     same = "RESULT 3 {'i': 3} [3] damaged checkpoint: "
     assert [line.startswith(same) for line in results] == [True, True], texts
