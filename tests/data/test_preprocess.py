@@ -108,6 +108,14 @@ def test_message_weight_scales_its_loss():
     assert set(made.targets.weights) == {0.0, 0.5, 1.0}
 
 
+@pytest.mark.parametrize("name", VOCABULARIES)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(text=TEXT)
+def test_ids_are_the_same_with_and_without_offsets(name, text):
+    vocabulary = vocab.load(name)
+    assert vocabulary.encode(text) == vocabulary.encode_with_offsets(text)[0]
+
+
 def test_a_token_across_two_pieces_belongs_to_the_first():
     class Pairs(vocab.Bytes):
         def encode_with_offsets(self, text):
