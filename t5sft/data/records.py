@@ -1,11 +1,25 @@
-"""Records: what a SeqIO task yields, read into conversations before any token exists."""
+"""Records: what a SeqIO task yields, read into conversations before any token exists.
 
+A task yields text features. Formats of one or two texts travel as they are (`text`,
+`instruction`/`input`/`output`, `inputs`/`targets`, `prompt`/`completion`); everything else travels
+as one feature `record`, the JSON of a Record.
+"""
+
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from t5sft import errors
 
-ROLES = ("system", "user", "assistant", "text")
+ROLES = ("system", "user", "assistant", "tool", "text")
+
+
+class ToolCall(NamedTuple):
+    """A tool that an assistant's message asks for."""
+
+    name: str
+    arguments: str  # JSON text
+    id: str = ""
 
 
 class Message(NamedTuple):
@@ -15,6 +29,18 @@ class Message(NamedTuple):
     content: str
     context: str = ""  # material the turn refers to: Alpaca's input
     weight: float = 1.0  # scales its loss
+    thinking: str = ""  # what an assistant reasoned before the content, without its tags
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str = ""  # of the tool that speaks, in role "tool"
+
+
+class Candidate(NamedTuple):
+    """One of several continuations of a record's messages."""
+
+    messages: tuple[Message, ...]
+    label: (
+        float  # pair: chosen 1, rejected 0; unpaired: wanted 1, unwanted 0; ranked: higher better
+    )
 
 
 class Record(NamedTuple):
@@ -23,10 +49,59 @@ class Record(NamedTuple):
     messages: tuple[Message, ...]
     source: str = ""  # SeqIO task
     number: int = -1  # position in the task's split
+    tools: str = ""  # JSON text: the list of tools the conversation may call
+    candidates: tuple[Candidate, ...] = ()  # a pair, one labelled answer, or K ranked answers
+    answer: str = ""  # what a checkable answer is compared with
+    metadata: Mapping[str, str] = {}  # what rides along: template, cluster, category
 
 
 class Dropped(Exception):
     """A record that has nothing to learn; the reason is counted, training goes on."""
+
+
+def alternatives(record: Record) -> list[Record]:
+    """Returns the conversations a record stands for: itself, or one for each candidate."""
+    if not record.candidates:
+        return [record]
+    return [
+        record._replace(messages=record.messages + candidate.messages, candidates=())
+        for candidate in record.candidates
+    ]
+
+
+def to_json(record: Record) -> str:
+    """Writes a record as JSON text: the feature `record` of a task. Defaults are left out."""
+    return json.dumps(_plain(record), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        defaults = value._field_defaults
+        return {
+            name: _plain(field)
+            for name, field in value._asdict().items()
+            if name not in defaults or field != defaults[name]
+        }
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def from_json(text: str) -> Record:
+    """Reads what `to_json` wrote."""
+    fields = json.loads(text)
+    candidates = (
+        Candidate(_messages(one["messages"]), one["label"]) for one in fields.pop("candidates", ())
+    )
+    messages = _messages(fields.pop("messages"))
+    return Record(messages, candidates=tuple(candidates), **fields)
+
+
+def _messages(rows) -> tuple[Message, ...]:
+    return tuple(
+        Message(**{**row, "tool_calls": tuple(ToolCall(**x) for x in row.get("tool_calls", ()))})
+        for row in rows
+    )
 
 
 def _text(value: Any) -> str:
@@ -41,15 +116,17 @@ def from_features(features: Mapping[str, Any], *, source: str = "", number: int 
 
     Args:
       features: field -> value, as `task.get_dataset().as_numpy_iterator()` yields them. Known
-        formats, the first that fits: plain `text`; Alpaca `instruction`, `output`, optional
-        `input`; `inputs`/`targets` text (or SeqIO's `inputs_pretokenized`/`targets_pretokenized`);
-        `prompt`/`completion`.
+        formats, the first that fits: `record`, the JSON of `to_json`; plain `text`; Alpaca
+        `instruction`, `output`, optional `input`; `inputs`/`targets` text (or SeqIO's
+        `inputs_pretokenized`/`targets_pretokenized`); `prompt`/`completion`.
 
     Raises:
       Dropped: the response (or text) is empty.
       DataError: no known format has these fields.
     """
     where = f"{source or 'record'}[{number}]"
+    if "record" in features:
+        return from_json(_text(features["record"]))._replace(source=source, number=number)
     if "text" in features:
         text = _text(features["text"])
         if not text.strip():
@@ -69,5 +146,5 @@ def from_features(features: Mapping[str, Any], *, source: str = "", number: int 
             return Record((user, Message("assistant", answer)), source, number)
     raise errors.DataError(
         f"no known format has the fields {sorted(features)}; {where}; "
-        "give text, instruction/output, inputs/targets or prompt/completion"
+        "give record, text, instruction/output, inputs/targets or prompt/completion"
     )

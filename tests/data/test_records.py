@@ -73,3 +73,28 @@ def test_unknown_fields_are_named_with_the_row(fields):
         records.from_features(dict.fromkeys(fields, "x"), source="task", number=7)
     assert str(sorted(fields)) in str(raised.value) and "task[7]" in str(raised.value)
     assert "inputs/targets" in str(raised.value)  # what to do
+
+
+def test_a_record_survives_its_json():
+    call = records.ToolCall("add", '{"a": 1}', "c1")
+    record = records.Record(
+        (
+            records.Message("system", "Be brief."),
+            records.Message("user", "1+1? \u2028 \U0001f600", context="sums"),
+            records.Message("assistant", "", thinking="hm", weight=0.5, tool_calls=(call,)),
+            records.Message("tool", "2", name="add"),
+        ),
+        tools='[{"name": "add"}]',
+        candidates=(
+            records.Candidate((records.Message("assistant", "2"),), 1.0),
+            records.Candidate((records.Message("assistant", "3"),), 0.0),
+        ),
+        answer="2",
+        metadata={"cluster": "sums"},
+    )
+    assert records.from_json(records.to_json(record)) == record
+    read = records.from_features({"record": records.to_json(record).encode()}, source="t", number=7)
+    assert read == record._replace(source="t", number=7)
+    first, second = records.alternatives(record)
+    assert [m.content for m in first.messages[-1:] + second.messages[-1:]] == ["2", "3"]
+    assert first.candidates == () and first.answer == "2"
