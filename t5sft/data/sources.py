@@ -15,7 +15,7 @@ Row = dict[str, str]
 
 
 def load_seqio():
-    """Imports SeqIO, and keeps from stderr the lines TensorFlow writes when it finds no GPU.
+    """Imports SeqIO, and keeps from stderr what TensorFlow says of a missing GPU and of oneDNN.
 
     They come from C++ before any log level is read, so they are caught at the file descriptor; all
     other lines are passed on. TensorFlow only reads data here and must not take the GPU.
@@ -37,7 +37,7 @@ def load_seqio():
             os.close(stderr)
             caught.seek(0)
             lines = caught.read().decode(errors="replace").splitlines(keepends=True)
-            noise = ("absl::InitializeLog", "cudart_stub", "cuda_platform")
+            noise = ("absl::InitializeLog", "cudart_stub", "cuda_platform", "oneDNN custom")
             sys.stderr.write("".join(x for x in lines if not any(word in x for word in noise)))
     return seqio
 
