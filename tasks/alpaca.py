@@ -7,17 +7,17 @@ Example: {"instruction": "Name two primes.", "input": "", "output": "2 and 3."}
 """
 
 from t5sft import errors
-from t5sft.data import define, sources
+from t5sft.data import define, prepare, sources
 from t5sft.evaluate import scores
 
 
-def register(data: str | None):
+def register(data: prepare.Data):
     """Registers the SeqIO task `alpaca` over a file."""
-    if data is None:
+    if data.data is None:
         raise errors.ConfigError(
             "no data file; task alpaca; give --data alpaca_data.json "
             "(github.com/tatsu-lab/stanford_alpaca), or any file of instruction, input, output"
         )
     fields = ("instruction", "input", "output")
-    source = sources.json_rows(data, fields, optional=("input",))
+    source = sources.json_rows(data.data, fields, optional=("input",))
     define.add_task("alpaca", source, fields=fields, metric_fns=[scores.exact_match], replace=True)

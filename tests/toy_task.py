@@ -8,7 +8,7 @@ toy_file     rows of a JSON file with inputs, targets and, if not "train", split
 
 import pathlib
 
-from t5sft.data import define, sources
+from t5sft.data import define, prepare, sources
 from t5sft.evaluate import scores
 
 METRICS = [scores.exact_match]
@@ -28,13 +28,13 @@ def _source(instruction, turn, size):
     return sources.rows(make, ("train", "validation"))
 
 
-def register(data: str | None):
+def register(data: prepare.Data):
     """Registers toy_file over a JSON file."""
-    if data is None:
+    if data.data is None:
         return
 
     def make(split):
-        rows = sources.read_json(pathlib.Path(data))
+        rows = sources.read_json(pathlib.Path(data.data))
         mine = [row for row in rows if row.get("split", "train") == split]
         return [{field: row[field] for field in ("inputs", "targets")} for row in mine]
 

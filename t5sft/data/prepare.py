@@ -7,6 +7,7 @@ runs in a child process, so that TensorFlow never enters the process that trains
 
 import ast
 import dataclasses
+import glob
 import hashlib
 import importlib
 import importlib.util
@@ -19,10 +20,14 @@ import sys
 import time
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from t5sft import errors
 from t5sft.data import cache, preprocess, records, templates, vocab
+
+OnBadRecord = Literal["error", "skip"]
+Unlearnt = Literal["drop", "error"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +36,13 @@ class Data:
 
     Args:
       task: a SeqIO task or mixture.
-      modules: Python modules that register it; one with a function `register(data=...)` is called
-        with `data`.
-      data: a file the task reads (Alpaca JSON), or None.
+      modules: Python modules that register it; one with a function `register(data)` is called
+        with these settings.
+      data: what the task reads: a file, a glob, or a directory, which then takes the place of
+        $T5SFT_DATA; or None.
+      format: how a row of `data` is read; None: told by its fields.
+      columns: our field -> the column of `data` that holds it.
+      on_bad_record: "error" stops at an unreadable row, "skip" counts and keeps it aside.
       vocabulary: "bytes" or the path of a SentencePiece model.
       template: a name in `templates.TEMPLATES`.
       objective: how a record becomes tokens.
@@ -41,6 +50,7 @@ class Data:
       encoder_length: S, row length of the encoder (encoder-decoder only).
       decoder_length: T, row length of the decoder.
       too_long: what happens to an example longer than a row.
+      unlearnt: what happens to an example that has no token to learn.
       noise_density: share of the tokens that span corruption takes out; seed: of which ones.
       cache_dir: where prepared data lies; default $T5SFT_CACHE or ~/.cache/t5sft.
     """
@@ -49,6 +59,9 @@ class Data:
     vocabulary: str
     modules: tuple[str, ...] = ()
     data: str | None = None
+    format: str | None = None
+    columns: Mapping[str, str] | None = None
+    on_bad_record: OnBadRecord = "error"
     template: str = "plain"
     objective: preprocess.Objective = "instruction"
     learn: preprocess.Learn = "all_assistant"
@@ -56,6 +69,7 @@ class Data:
     encoder_length: int = 512
     decoder_length: int = 512
     too_long: preprocess.TooLong = "drop"
+    unlearnt: Unlearnt = "drop"
     noise_density: float = 0.15
     seed: int = 0
     cache_dir: str | None = None
@@ -66,6 +80,8 @@ class Data:
             ("objective", preprocess.Objective),
             ("learn", preprocess.Learn),
             ("too_long", preprocess.TooLong),
+            ("on_bad_record", OnBadRecord),
+            ("unlearnt", Unlearnt),
         ):
             known, value = typing.get_args(allowed), getattr(self, field)
             if value not in known:
@@ -74,8 +90,17 @@ class Data:
                     f"use one of {', '.join(known)}"
                 )
         templates.get(self.template)
-        if self.data is not None and not pathlib.Path(self.data).expanduser().exists():
+        if self.data is not None and not files(self.data):
             raise errors.ConfigError(f"no data file {self.data}; --data; check the path")
+
+
+def files(path: str) -> list[pathlib.Path]:
+    """Returns the files of a path, glob or directory (all below it), sorted."""
+    place = pathlib.Path(path).expanduser()
+    if place.is_dir():
+        return sorted(file for file in place.rglob("*") if file.is_file())
+    found = [place] if place.is_file() else glob.glob(str(place), recursive=True)
+    return sorted(pathlib.Path(file) for file in found if pathlib.Path(file).is_file())
 
 
 def directory(data: Data, layout: str, split: str) -> pathlib.Path:
@@ -90,7 +115,7 @@ def digest(data: Data, layout: str, split: str) -> str:
     """Returns a name made of the settings and the bytes of data, vocabulary, tasks and code."""
     values = {k: v for k, v in dataclasses.asdict(data).items() if k != "cache_dir"}
     values["vocabulary"] = vocab.load(data.vocabulary).fingerprint()
-    values["data"] = data.data and _sha256(pathlib.Path(data.data).expanduser())
+    values["data"] = data.data and [_sha256(path) for path in files(data.data)]
     code = [pathlib.Path(__file__).parent / f"{name}.py" for name in _CODE]
     for module in data.modules:
         code += _sources(module, set())
@@ -233,14 +258,19 @@ def prepare_split(data: Data, layout: str, split: str) -> pathlib.Path:
 
 
 def register(data: Data):
-    """Imports the modules that define the tasks, and hands them the data file."""
+    """Imports the modules that define the tasks, and hands them the settings.
+
+    A directory given as `data` becomes $T5SFT_DATA of this process.
+    """
+    if data.data is not None and pathlib.Path(data.data).expanduser().is_dir():
+        os.environ["T5SFT_DATA"] = str(pathlib.Path(data.data).expanduser().absolute())
     for name in data.modules:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise errors.ConfigError(f"{error}; Data.modules; check the name") from error
         if hasattr(module, "register"):
-            module.register(data=data.data)
+            module.register(data)
 
 
 def _task_examples(data: Data, layout: str, task: str, split: str):
@@ -256,6 +286,11 @@ def _task_examples(data: Data, layout: str, task: str, split: str):
         except records.Dropped as reason:
             counts["dropped"] += 1
             counts[f"dropped: {reason}"] += 1
+            if data.unlearnt == "error" and str(reason) == "nothing to learn":
+                raise errors.DataError(
+                    f"an example has no token to learn; {task}[{position}]; "
+                    "mend the example, or unlearnt='drop'"
+                ) from None
             continue
         counts["kept"] += 1
         counts["truncated"] += was_cut

@@ -46,6 +46,10 @@ def name(data, layout="encoder_decoder", split="train"):
         {"learn": "everything"},
         {"prompt_weight": 0.1},
         {"too_long": "cut_prompt"},
+        {"unlearnt": "error"},
+        {"format": "alpaca"},
+        {"columns": {"output": "response"}},
+        {"on_bad_record": "skip"},
         {"noise_density": 0.2},
         {"seed": 1},
         {"modules": ("toy_task", "golden.remake")},
@@ -68,6 +72,18 @@ def test_digest_changes_with_layout_split_and_the_bytes_of_data(data):
     assert len({before, name(data, "decoder"), name(data, split="validation")}) == 3
     write_rows(pathlib.Path(data.data), [("ask", "Answer")])
     assert name(data) != before
+
+
+def test_data_may_be_a_file_a_glob_or_a_directory(data, tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in (2, 1):
+        write_rows(tmp_path / "many" / f"{number}.json", [("ask", str(number))])
+    every = dataclasses.replace(data, data=str(tmp_path / "many"))
+    some = dataclasses.replace(data, data=str(tmp_path / "many" / "*.json"))
+    assert [path.name for path in prepare.files(some.data)] == ["1.json", "2.json"]
+    assert name(some) == name(every) != name(data)
+    write_rows(tmp_path / "many" / "3.json", [("ask", "3")])
+    assert len({name(some), name(every)}) == 1 and len(prepare.files(every.data)) == 3
 
 
 def test_digest_does_not_change_with_places(data, tmp_path):

@@ -189,3 +189,19 @@ def test_a_damaged_cache_says_what_to_do(data):
     (target / "toy_file" / "targets.offsets.npy").write_bytes(b"")
     with pytest.raises(errors.DataError, match=f"damaged.*{target.name}.*remove the directory"):
         cache.read_split(target)
+
+
+def test_an_example_without_a_learnt_token_is_dropped_or_an_error(data):
+    """A row of 4 places takes the first 5 tokens: the answer lies behind them."""
+    write_rows(pathlib.Path(data.data), [("a", "b"), ("a longer question", "b")])
+    data = dataclasses.replace(data, too_long="cut_response", decoder_length=4)
+    split = cache.read_split(prepare.prepare_split(data, "decoder", "train"))
+    assert (split.card["kept"], split.card["dropped: nothing to learn"]) == (1, 1)
+    data = dataclasses.replace(data, unlearnt="error", cache_dir=data.cache_dir + "2")
+    assert "no token to learn; toy_file[1]" in complaint(errors.DataError, data, "decoder")
+
+
+def test_a_directory_given_as_data_is_where_tasks_look(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5SFT_DATA", "elsewhere")
+    prepare.register(dataclasses.replace(data, data=str(tmp_path), modules=()))
+    assert os.environ["T5SFT_DATA"] == str(tmp_path)

@@ -49,7 +49,7 @@ def test_errors_of_the_child_come_back_as_they_are(data, tmp_path, monkeypatch, 
         from t5sft import errors
         print("noise")
         def register(data):
-            raise errors.{kind.__name__}("what ä; " + data + ";\\ndo")
+            raise errors.{kind.__name__}("what ä; " + data.data + ";\\ndo")
         """
     got = child(data, tmp_path, monkeypatch, source)
     assert type(got) is kind and str(got) == f"what ä; {data.data}; do"
