@@ -23,6 +23,8 @@ INSTALL_REQUIRES = [
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it, but does not ask for it
     "sentencepiece>=0.2,<0.3",  # tokenisers of T5, Llama, Gemma
     "gin-config==0.5.0",  # configuration; exact, the checks before launch follow its grammar
+    "jinja2>=3.1.6,<4",  # promptsource's templates, sandboxed; before 3.1.6 its sandbox leaks
+    "pyyaml>=6,<7",  # promptsource's files
     "numpy>=2.0,<3",  # packing plans and batches
     "tqdm>=4.60,<5",  # progress on a terminal
     "matplotlib>=3.8,<4",  # plots of a run

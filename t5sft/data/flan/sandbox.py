@@ -1,0 +1,318 @@
+"""Sandbox: Jinja of strangers, rendered without reach into Python and within bounds.
+
+Jinja's own sandbox keeps templates from attributes of Python; it does not keep them from eating
+time and memory. Here every turn of a loop costs one step, every text and list has a largest size,
+and only the statements, filters and methods that promptsource's 2,085 templates use are allowed.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from jinja2 import nodes, sandbox
+
+MAX_STEPS = 100_000  # turns of all loops of one rendering
+MAX_SIZE = 1_000_000  # characters of a text, items of a list, characters of a template
+MAX_BITS = 4096  # of a whole number
+MAX_DEPTH = 20  # of lists within lists when written as text
+
+_FORBIDDEN = (
+    nodes.Macro,
+    nodes.CallBlock,
+    nodes.Include,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.Extends,
+    nodes.Block,
+    nodes.FilterBlock,
+)
+_FILTERS = (
+    "abs default first float int last length list map max min reject rejectattr reverse round "
+    "select selectattr sort unique"
+).split()
+_TEXT_FILTERS = "capitalize lower title trim upper".split()  # Jinja would write a list as text
+_METHODS: dict[type, frozenset[str]] = {
+    str: frozenset(
+        "capitalize count endswith find index isdigit join lower lstrip replace rstrip split "
+        "splitlines startswith strip title upper".split()
+    ),
+    list: frozenset("append count index pop".split()),
+    tuple: frozenset(("count", "index")),
+    dict: frozenset("get items keys pop update values".split()),
+}
+
+
+class Bounded(Exception):
+    """A template asked for more than it may have, or for something it may not have."""
+
+
+class Template:
+    """One template, compiled once and rendered for many rows.
+
+    Raises:
+      Bounded: the template is no Jinja, or uses what is not allowed.
+    """
+
+    def __init__(self, source: str):
+        if len(source) > MAX_SIZE:
+            raise Bounded(f"the template has {len(source)} characters, at most {MAX_SIZE}")
+        self._environment = _Environment()
+        with _faults():
+            tree = self._environment.parse(source)
+            self.names = jinja2.meta.find_undeclared_variables(tree) - set(
+                self._environment.globals
+            )
+            self._template = self._environment.from_string(source)
+
+    def render(self, values: Mapping[str, Any], choose: Callable[[int], int]) -> str:
+        """Renders the template.
+
+        Args:
+          values: what the template may read; copied, so that it cannot change them.
+          choose: draws a number below its argument for the filters `choice` and `random`.
+
+        Raises:
+          Bounded: too much work, or a value, filter or method that is not allowed; also any other
+            fault of the template, with what Jinja says.
+        """
+        self._environment.begin(choose)
+        parts, size = [], 0
+        with _faults():
+            for part in self._template.generate(**_copied(values)):
+                size += len(part)
+                if size > MAX_SIZE:
+                    raise Bounded(f"the text has more than {MAX_SIZE} characters")
+                parts.append(part)
+        return "".join(parts)
+
+
+@contextlib.contextmanager
+def _faults():
+    try:
+        yield
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise Bounded(f"{type(error).__name__}: {error}") from error
+    except (AttributeError, RecursionError, MemoryError) as error:
+        raise Bounded(f"{type(error).__name__}: {error}") from error
+
+
+def _copied(value: Any) -> Any:
+    """Copies JSON-like values; anything else becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _weigh(value: Any, budget: int) -> None:
+    """Refuses a value with more characters and items, each counted where it stands, than given."""
+
+    def visit(item, depth):
+        nonlocal budget
+        budget -= len(item) if isinstance(item, str) else 1
+        if budget < 0 or depth > MAX_DEPTH:
+            raise Bounded("a value with too many items within items")
+        if isinstance(item, Mapping):
+            for key, inner in item.items():
+                visit(key, depth + 1)
+                visit(inner, depth + 1)
+        elif isinstance(item, list | tuple | set):
+            for inner in item:
+                visit(inner, depth + 1)
+
+    visit(value, 0)
+
+
+def _text(value: Any) -> str:
+    """Writes a value; refuses what would be too large before writing it."""
+    if not isinstance(value, str):
+        _weigh(value, MAX_SIZE)
+    return str(value)
+
+
+def _weighed(value: Any) -> Any:
+    """Passes on a list, dict or arguments whose items are no towers of lists."""
+    _weigh(value, MAX_SIZE)
+    return value
+
+
+def _sized(value: Any) -> Any:
+    """Passes on a value that is not too large."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise Bounded(f"a number of more than {MAX_BITS} bits")
+    if isinstance(value, str | list | tuple | dict) and len(value) > MAX_SIZE:
+        raise Bounded(f"a value of more than {MAX_SIZE} items")
+    return value
+
+
+class _Environment(sandbox.SandboxedEnvironment):
+    """Jinja's sandbox with a budget; made anew for every rendering."""
+
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+
+    def __init__(self):
+        super().__init__(finalize=_text, cache_size=0)
+        self.begin(lambda count: 0)
+        self.filters = {
+            **{name: self.filters[name] for name in _FILTERS},
+            **{name: _of_text(self.filters[name]) for name in _TEXT_FILTERS},
+            "_counted": self.counted,
+            "_joined": lambda values: self.join(values, ""),
+            "_weighed": _weighed,
+            "choice": self.choice,
+            "random": self.choice,
+            "format": self.format,
+            "join": self.join,
+            "most_frequent": _most_frequent,
+            "replace": self.replace,
+            "string": _text,
+        }
+        self.globals = {
+            "range": self.range,
+            "zip": self.zip,
+            "namespace": self.globals["namespace"],
+        }
+
+    def begin(self, choose: Callable[[int], int]):
+        """Gives a rendering its budget and its draws."""
+        self._steps = 0
+        self._choose = choose
+
+    def _parse(self, source, name, filename):
+        tree = super()._parse(source, name, filename)
+        for node in tree.find_all(_FORBIDDEN):
+            raise Bounded(f"{type(node).__name__.lower()} is not allowed, line {node.lineno}")
+        for node in list(tree.find_all(nodes.For)):
+            if node.recursive:
+                raise Bounded(f"a recursive loop is not allowed, line {node.lineno}")
+        for node in list(tree.find_all(nodes.Filter)):
+            if node.name not in self.filters:
+                raise Bounded(f"filter {node.name!r} is not allowed, line {node.lineno}")
+        return _Guarded().visit(tree)
+
+    def counted(self, values):
+        """Yields the items of a loop, each for one step."""
+        for value in values:
+            self._steps += 1
+            if self._steps > MAX_STEPS:
+                raise Bounded(f"more than {MAX_STEPS} turns of loops")
+            yield value
+
+    def range(self, *args):
+        """Returns a range of at most MAX_STEPS numbers."""
+        values = range(*args)
+        if len(values) > MAX_STEPS:
+            raise Bounded(f"a range of more than {MAX_STEPS} numbers")
+        return list(values)
+
+    def zip(self, *args):
+        """Returns the pairs of lists, as promptsource's templates ask for them."""
+        return list(zip(*args, strict=False))
+
+    @jinja2.pass_context  # so that Jinja does not draw once, when it compiles
+    def choice(self, context, values):
+        """Draws one of the values by the rendering's own key."""
+        values = list(self.counted(values))
+        if not values:
+            raise Bounded("a choice among nothing")
+        return values[self._choose(len(values))]
+
+    def format(self, pattern, *args):
+        """Puts values into %s and %d, the only forms allowed."""
+        if any(part[:1] not in ("s", "d", "%") for part in str(pattern).split("%")[1:] if part):
+            raise Bounded("format allows %s and %d only")
+        return _sized(str(pattern) % tuple(_text(x) if isinstance(x, list) else x for x in args))
+
+    def join(self, values, separator="", attribute=None):
+        """Joins texts that together are not too large."""
+        if attribute is not None:
+            values = [self.getattr(value, attribute) for value in values]
+        texts = [_text(value) for value in self.counted(values)]
+        separator = str(separator)
+        if sum(map(len, texts)) + len(separator) * len(texts) > MAX_SIZE:
+            raise Bounded(f"a text of more than {MAX_SIZE} characters")
+        return separator.join(texts)
+
+    def replace(self, value, old, new, count=None):
+        """Replaces a text where the result is not too large."""
+        value, old, new = _text(value), str(old), str(new)
+        times = value.count(old) if count is None else min(value.count(old), count)
+        if len(value) + times * len(new) > MAX_SIZE:
+            raise Bounded(f"a text of more than {MAX_SIZE} characters")
+        return value.replace(old, new, -1 if count is None else count)
+
+    def is_safe_attribute(self, obj, attr, value):
+        """Allows the methods of the list only; items of a mapping are read before attributes."""
+        if isinstance(obj, jinja2.utils.Namespace):
+            return not attr.startswith("_")
+        if isinstance(obj, jinja2.runtime.LoopContext):
+            return not attr.startswith("_") and attr not in ("cycle", "changed")
+        return any(isinstance(obj, kind) and attr in names for kind, names in _METHODS.items())
+
+    def is_safe_callable(self, obj):
+        """Allows what `is_safe_attribute` let through, and the three global functions."""
+        owner = getattr(obj, "__self__", None)
+        name = getattr(obj, "__name__", "")
+        if obj in (self.globals["namespace"],) or owner is self:
+            return True
+        return any(isinstance(owner, kind) and name in names for kind, names in _METHODS.items())
+
+    def call(self, context, obj, *args, **kwargs):
+        """Calls a method; those whose result may be large go through the bounded forms."""
+        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if isinstance(owner, str) and name == "replace":
+            return self.replace(owner, *args, **kwargs)
+        if isinstance(owner, str) and name == "join":
+            return self.join(*args, separator=owner)
+        _weighed([args, kwargs])
+        return super().call(context, obj, *args, **kwargs)
+
+    def call_binop(self, context, operator, left, right):
+        """Computes within bounds: no powers, no formatting, nothing larger than MAX_SIZE."""
+        if operator == "**" or (operator == "%" and isinstance(left, str)):
+            raise Bounded(f"{operator} is not allowed here")
+        if operator == "*":
+            for many, times in ((left, right), (right, left)):
+                if isinstance(many, str | list | tuple) and isinstance(times, int):
+                    if len(many) * times > MAX_SIZE:
+                        raise Bounded(f"a value of more than {MAX_SIZE} items")
+        if operator == "+" and isinstance(left, str | list | tuple):
+            if len(left) + len(right) > MAX_SIZE:
+                raise Bounded(f"a value of more than {MAX_SIZE} items")
+        return _sized(super().call_binop(context, operator, left, right))
+
+
+class _Guarded(jinja2.visitor.NodeTransformer):
+    """Puts bounds where no hook of the sandbox is: a ~ b, and lists within lists."""
+
+    def visit_Concat(self, node):
+        self.generic_visit(node)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_joined")
+
+    def visit_List(self, node):
+        self.generic_visit(node)
+        return _filtered(node, "_weighed")
+
+    visit_Dict = visit_List
+
+    def visit_For(self, node):
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "_counted")
+        return node
+
+
+def _filtered(node, name):
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _of_text(function):
+    return lambda value, *args: function(_text(value), *args)
+
+
+def _most_frequent(values):
+    counts = Counter(values).most_common()
+    return [value for value, count in counts if count == counts[0][1]]
