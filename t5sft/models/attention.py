@@ -1,4 +1,4 @@
-"""Attention of packed rows: who sees whom, relative bias and rotation, cached keys and values."""
+"""Attention of packed rows: who sees whom, relative bias, cached keys and values."""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5sft.models import layers
+from t5sft.models import layers, rotary
 from t5sft.parallel import rules
 
 MASKED = -1e30  # a finite score: exp gives exactly 0, and no row becomes NaN
@@ -19,17 +19,29 @@ class View(NamedTuple):
 
     mask: jax.Array  # [B, 1, T, S] bool, True where query t sees key s
     bias: jax.Array | None = None  # [1 or B, N, T, S] float32, added to the scores
-    rotation: tuple[jax.Array, jax.Array] | None = None  # cos, sin [B, T, 1, H/2] float32
+    rotation: rotary.Angles | None = None
     slots: jax.Array | None = None  # [B, T] where a cache keeps the T new tokens
 
 
-def packed_mask(query_segments: jax.Array, key_segments: jax.Array, *, causal: bool) -> jax.Array:
+def choose(is_first: jax.Array, first: View, second: View) -> View:
+    """One of two views, by a scalar that may differ from layer to layer of a scan."""
+    return jax.tree.map(lambda a, b: jnp.where(is_first, a, b), first, second)
+
+
+def packed_mask(
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    *,
+    causal: bool,
+    window: int | None = None,
+) -> jax.Array:
     """Lets every token see its own segment only; padding (segment 0) sees nothing.
 
     Args:
       query_segments: [B, T] int, 0 is padding.
       key_segments: [B, S] int; for cross-attention the encoder's, numbered alike.
       causal: also hide the keys that come later in the row.
+      window: of a causal row, see the last `window` keys only, the query's own among them.
 
     Example (causal):
       segments  1 1 2 0     rows  1 0 0 0 | 1 1 0 0 | 0 0 1 0 | 0 0 0 0
@@ -38,33 +50,22 @@ def packed_mask(query_segments: jax.Array, key_segments: jax.Array, *, causal: b
     mask = (query == key) & (key > 0)  # [B, 1, T, S]
     if not causal:
         return mask
-    t, s = query.shape[2], key.shape[3]
-    return mask & jnp.tril(jnp.ones((1, 1, t, s), bool))
+    behind = np.arange(query.shape[2])[:, None] - np.arange(key.shape[3])[None, :]  # [T, S]
+    return mask & jnp.asarray(_within(behind, window))[None, None]
 
 
-def cache_mask(slots: jax.Array, max_length: int) -> jax.Array:
-    """Lets the token of slot p see slots 0 to p: [B, T] slots -> [B, 1, T, max_length]."""
-    return jnp.arange(max_length)[None, None, None, :] <= slots[:, None, :, None]
+def cache_mask(slots: jax.Array, max_length: int, window: int | None = None) -> jax.Array:
+    """Lets the token of slot p see slots 0 to p, or the last `window` of them.
 
-
-def rotation(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Returns cos and sin of RoPE's angles p * theta^(-2i/H) (arXiv:2104.09864, section 3.2.2).
-
-    Args:
-      positions: [B, T] int, counted from 0 in every segment.
-
-    Returns two float32 arrays [B, T, 1, H/2].
+    [B, T] slots -> [B, 1, T, max_length].
     """
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[:, :, None, None] * frequencies[None, None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
+    behind = slots[:, None, :, None] - jnp.arange(max_length)[None, None, None, :]
+    return _within(behind, window)
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates [B, T, N, H], pairing feature i with i + H/2 ("half-split", as Llama's weights)."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    out = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return out.astype(x.dtype)
+def _within(behind, window: int | None):
+    """Whether a key so many places behind its query is seen."""
+    return (behind >= 0) if window is None else (behind >= 0) & (behind < window)
 
 
 @functools.cache
@@ -154,8 +155,10 @@ def mix(weights: jax.Array, value: jax.Array) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head attention with K <= N key/value heads (GQA, arXiv:2305.13245, section 2.2).
 
-    Kernels: `q` [D, N, H], `kv` [D, 2, K, H] (keys, values), `out` [N, H, D]; with attention_bias
-    `q_bias` [N, H] and `kv_bias` [2, K, H]. Query head n reads key/value head n // (N / K).
+    Kernels: `q` [D, N, H], `kv` [D, 2, K, H] (keys, values), `out` [N, H, D]. With attention_bias
+    `q_bias` [N, H] and `kv_bias` [2, K, H], with output_bias `out_bias` [D]; with qk_norm `q_norm`
+    and `k_norm` [H]; with sandwich_norms `post_norm` [D]. Query head n reads key/value head
+    n // (N / K).
     """
 
     config: Any
@@ -170,6 +173,13 @@ class Attention(nn.Module):
         if c.attention_bias:
             self.q_bias = layers.kernel(self, "q_bias", (n, h), ("heads", "head_dim"))
             self.kv_bias = layers.kernel(self, "kv_bias", (2, k, h), (None, "kv_heads", "head_dim"))
+        if c.output_bias:
+            self.out_bias = layers.kernel(self, "out_bias", (d,), ("embed",))
+        if c.qk_norm:
+            self.q_norm = layers.norm_scale(self, "q_norm", h, "head_dim")
+            self.k_norm = layers.norm_scale(self, "k_norm", h, "head_dim")
+        if c.sandwich_norms:
+            self.post_norm = layers.norm_scale(self, "post_norm")
 
     def __call__(
         self, x: jax.Array, view: View, cache: jax.Array | None = None
@@ -182,8 +192,10 @@ class Attention(nn.Module):
         y = layers.rms_norm(x, self.norm, self.config.norm_epsilon)
         query, kv = self._queries(y), self.keys_values(y)
         key, value = kv[:, :, 0], kv[:, :, 1]
+        if self.config.qk_norm:
+            key = layers.rms_norm(key, self.k_norm, self.config.norm_epsilon)
         if view.rotation is not None:
-            query, key = rotate(query, *view.rotation), rotate(key, *view.rotation)
+            query, key = rotary.rotate(query, *view.rotation), rotary.rotate(key, *view.rotation)
         if cache is None:
             return self._attend(x, query, key, value, view), None
         new = jnp.stack([key, value], axis=2)
@@ -207,12 +219,15 @@ class Attention(nn.Module):
         query = jnp.einsum("BTD,DNH->BTNH", x, self.q)
         if self.config.attention_bias:
             query = query + self.q_bias[None, None]
+        if self.config.qk_norm:
+            query = layers.rms_norm(query, self.q_norm, self.config.norm_epsilon)
         query = query * self.config.query_scale
         return rules.constrain(query, ("batch", "length", "heads", "head_dim"))
 
     def _attend(self, x, query, key, value, view: View) -> jax.Array:
         """Softmax in float32 over the visible keys; a query that sees none adds zero."""
-        weights = scores(query, key)
+        c = self.config
+        weights = layers.soft_cap(scores(query, key), c.attention_soft_cap)
         if view.bias is not None:
             weights = weights + view.bias
         # Not softmax(where=mask): XLA for CPU reads the mask four times there, 9 % of a step.
@@ -220,4 +235,8 @@ class Attention(nn.Module):
         y = mix(layers.dropout(self, weights.astype(value.dtype)), value)
         sees = view.mask.any(axis=-1).transpose(0, 2, 1)[..., None]  # [B, T, 1, 1]
         y = jnp.einsum("BTNH,NHD->BTD", jnp.where(sees, y, 0), self.out)
+        if c.output_bias:
+            y = y + self.out_bias[None, None]
+        if c.sandwich_norms:
+            y = layers.rms_norm(y, self.post_norm, c.norm_epsilon)
         return x + layers.dropout(self, rules.constrain(y, ("batch", "length", "act_embed")))

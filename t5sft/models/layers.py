@@ -1,6 +1,7 @@
-"""Parameters, RMS norm, dropout and the gated feed-forward layer, shared by all families.
+"""Parameters, RMS norm, dropout and the feed-forward layer, shared by all families.
 
-Each sublayer holds its own pre-norm and adds its own residual: x + dropout(f(norm(x))).
+Each sublayer holds its own pre-norm and adds its own residual: x + dropout(f(norm(x))), with
+sandwich_norms x + dropout(norm(f(norm(x)))).
 """
 
 import math
@@ -12,7 +13,12 @@ import jax.numpy as jnp
 
 from t5sft.parallel import rules
 
-ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=True), "silu": jax.nn.silu}
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # by tanh, as Google's models
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
 
 
 def kernel(module: nn.Module, name: str, shape: tuple[int, ...], axes: rules.Names) -> jax.Array:
@@ -30,10 +36,17 @@ def kernel(module: nn.Module, name: str, shape: tuple[int, ...], axes: rules.Nam
     return module.param(name, nn.with_logical_partitioning(draw, axes), shape).astype(config.dtype)
 
 
-def norm_scale(module: nn.Module, name: str = "norm") -> jax.Array:
-    """Declares the [D] scale of an RMS norm; it stays float32."""
-    init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-    return module.param(name, init, (module.config.emb_dim,), jnp.float32)
+def norm_scale(
+    module: nn.Module, name: str = "norm", size: int | None = None, axis: str = "embed"
+) -> jax.Array:
+    """Returns the scale of an RMS norm, [size or D] float32, 1 at the start.
+
+    The parameter lacks the family's `norm_offset`: Gemma keeps w and multiplies by 1 + w.
+    """
+    offset = module.config.norm_offset
+    init = nn.with_logical_partitioning(nn.initializers.constant(1.0 - offset), (axis,))
+    scale = module.param(name, init, (size or module.config.emb_dim,), jnp.float32)
+    return scale + offset if offset else scale
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
@@ -47,6 +60,11 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
     scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
     return (x32 * jax.lax.rsqrt(mean_square + epsilon) * scale).astype(x.dtype)
+
+
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Squeezes x into (-cap, cap) by cap * tanh(x / cap) (Gemma 2, arXiv:2408.00118, section 2)."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def dropout(module: nn.Module, x: jax.Array) -> jax.Array:
@@ -66,26 +84,43 @@ def dropout(module: nn.Module, x: jax.Array) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-class GatedMlp(nn.Module):
+class Mlp(nn.Module):
     """x + wo(activation(wi_0 x) * wi_1 x), the GLU variants of arXiv:2002.05202, section 2.
 
-    `wi` holds gate and linear as one kernel [D, 2, F]: one matrix product instead of two.
+    `wi` holds gate and linear as one kernel [D, 2, F]: one matrix product instead of two. With
+    gated=False there is no wi_1, and `wi` is [D, F]. With mlp_bias `wi_bias` and `wo_bias`; with
+    sandwich_norms `post_norm` [D].
     """
 
     config: Any
 
     def setup(self) -> None:
-        d, f = self.config.emb_dim, self.config.mlp_dim
+        c = self.config
+        d, f = c.emb_dim, c.mlp_dim
         self.norm = norm_scale(self)
-        self.wi = kernel(self, "wi", (d, 2, f), ("embed", None, "mlp"))
+        inner, axes = ((2, f), (None, "mlp")) if c.gated else ((f,), ("mlp",))
+        self.wi = kernel(self, "wi", (d, *inner), ("embed", *axes))
         self.wo = kernel(self, "wo", (f, d), ("mlp", "embed"))
+        if c.mlp_bias:
+            self.wi_bias = kernel(self, "wi_bias", inner, axes)
+            self.wo_bias = kernel(self, "wo_bias", (d,), ("embed",))
+        if c.sandwich_norms:
+            self.post_norm = norm_scale(self, "post_norm")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
-        y = rms_norm(x, self.norm, self.config.norm_epsilon)
-        y = rules.constrain(
-            jnp.einsum("BTD,DXF->BTXF", y, self.wi), ("batch", "length", None, "mlp")
-        )
-        y = ACTIVATIONS[self.config.activation](y[:, :, 0]) * y[:, :, 1]
+        c = self.config
+        y = rms_norm(x, self.norm, c.norm_epsilon)
+        inner = "XF" if c.gated else "F"
+        y = jnp.einsum(f"BTD,D{inner}->BT{inner}", y, self.wi)
+        if c.mlp_bias:
+            y = y + self.wi_bias[None, None]
+        y = rules.constrain(y, ("batch", "length", *[None] * c.gated, "mlp"))
+        activation = ACTIVATIONS[c.activation]
+        y = activation(y[:, :, 0]) * y[:, :, 1] if c.gated else activation(y)
         y = jnp.einsum("BTF,FD->BTD", dropout(self, y), self.wo)
+        if c.mlp_bias:
+            y = y + self.wo_bias[None, None]
+        if c.sandwich_norms:
+            y = rms_norm(y, self.post_norm, c.norm_epsilon)
         return x + dropout(self, rules.constrain(y, ("batch", "length", "act_embed")))

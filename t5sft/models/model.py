@@ -30,6 +30,8 @@ class Model:
       dtype: of the computation; parameters, norms and softmax are float32 always.
       norm_epsilon: added to the mean square in RMS norms.
       logits_via_embedding: the head is the transposed embedding.
+      max_position_embeddings: longest row the weights were made for, which other frameworks want to
+        be told; nothing is cut by it.
       remat: what the backward pass computes again, to save memory: "none", "dots" (all but matrix
         products with a parameter), "full" (each block whole).
       scan_unroll: layers per step of the loop over layers; more take longer to compile, and may run
@@ -45,19 +47,22 @@ class Model:
     dtype: str = "float32"
     norm_epsilon: float = 1e-6
     logits_via_embedding: bool = False
+    max_position_embeddings: int | None = None
     remat: str = "none"
     scan_unroll: int = 1
 
     layout: ClassVar[str]  # "encoder_decoder" or "decoder": which batches it reads
-    activation: ClassVar[str]  # of the gated feed-forward layer
     net: ClassVar[type[nn.Module]]  # the Flax module behind the methods
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, "int") and not (isinstance(value, int) and value >= 1):
+            needed = field.type in (int, "int")
+            optional = field.type in (int | None, "int | None") and value is not None
+            if (needed or optional) and not (isinstance(value, int) and value >= 1):
                 self.reject(f"{field.name} = {value!r} is no positive integer", "correct it")
-        for name, known in (("dtype", DTYPES), ("remat", tuple(stack.POLICIES))):
+        names = {"dtype": DTYPES, "remat": tuple(stack.POLICIES), "activation": layers.ACTIVATIONS}
+        for name, known in names.items():
             value = getattr(self, name)
             if value not in known:
                 hint = errors.suggest(str(value), known)
@@ -154,15 +159,19 @@ class Net(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] token ids -> [B, T, D]; an id outside [0, V) becomes NaN, not a neighbour."""
         x = self.embedding.at[tokens].get(mode="fill", fill_value=jnp.nan)
+        if self.config.scale_embedding:
+            # Rounded first: Gemma in bfloat16 was trained with 55.5 for sqrt(3072).
+            x = x * jnp.asarray(self.config.emb_dim**0.5, x.dtype)
         return rules.constrain(x, ("batch", "length", "act_embed"))
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> logits [..., V]."""
+        hidden = hidden * self.config.head_scale
         if self.config.logits_via_embedding:
-            hidden = hidden * self.config.tied_head_scale
             logits = jnp.einsum("...D,VD->...V", hidden, self.embedding)
         else:
             logits = jnp.einsum("...D,DV->...V", hidden, self.head)
+        logits = layers.soft_cap(logits, self.config.final_soft_cap)
         if logits.ndim == 3:
             logits = rules.constrain(logits, ("batch", "length", "vocab"))
         return logits

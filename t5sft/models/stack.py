@@ -18,6 +18,7 @@ class Sight(NamedTuple):
     """What every block of a stack is given besides its input."""
 
     own: attention.View  # of self-attention
+    local: attention.View | None = None  # of self-attention, in the layers with a sliding window
     other: attention.View | None = None  # of cross-attention
     encoded: jax.Array | None = None  # [B, S, D] encoder output, where no cache holds its keys
 
@@ -32,13 +33,20 @@ class Block(nn.Module):
         self.self_attention = attention.Attention(self.config)
         if self.crossing:
             self.cross_attention = attention.Attention(self.config)
-        self.mlp = layers.GatedMlp(self.config)
+        self.mlp = layers.Mlp(self.config)
 
     def __call__(
-        self, x: jax.Array, sight: Sight, cache: dict[str, jax.Array] | None
+        self,
+        x: jax.Array,
+        sight: Sight,
+        cache: dict[str, jax.Array] | None,
+        is_local: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Maps [B, T, D] to [B, T, D] and the new keys and values, None without a cache."""
-        x, new = self.self_attention(x, sight.own, cache and cache["kv"])
+        own = sight.own
+        if sight.local is not None:
+            own = attention.choose(is_local, sight.local, own)
+        x, new = self.self_attention(x, own, cache and cache["kv"])
         if sight.other is not None:
             memory = cache["memory"] if cache else self.cross_attention.keys_values(sight.encoded)
             x = self.cross_attention.cross(x, memory, sight.other)
@@ -62,7 +70,7 @@ class Stack(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0, 0),
             length=self.num_layers,
             unroll=unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -70,7 +78,11 @@ class Stack(nn.Module):
         self.norm = layers.norm_scale(self)
 
     def __call__(
-        self, x: jax.Array, sight: Sight, cache: dict[str, jax.Array] | None = None
+        self,
+        x: jax.Array,
+        sight: Sight,
+        cache: dict[str, jax.Array] | None = None,
+        is_local: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Maps [B, T, D] to [B, T, D] and the new keys and values [L, B, T, 2, K, H].
 
@@ -78,7 +90,8 @@ class Stack(nn.Module):
           x: [B, T, D].
           sight: what the tokens see, the same in all layers.
           cache: "kv" [L, B, S, 2, K, H], with cross-attention also "memory" of the same form.
+          is_local: [L] bool, the layers that use sight.local; layers stay alike, and are scanned.
         """
-        x, new = self.layers(layers.dropout(self, x), sight, cache)
+        x, new = self.layers(layers.dropout(self, x), sight, cache, is_local)
         x = layers.rms_norm(x, self.norm, self.config.norm_epsilon)
         return layers.dropout(self, x), new

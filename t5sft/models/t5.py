@@ -1,8 +1,8 @@
-"""T5 1.1: an encoder-decoder with relative position bias and gated GELU.
+"""T5 1.0, 1.1 and kin: an encoder-decoder with relative position bias.
 
 Raffel et al. 2020, arXiv:1910.10683, section 2.1; what 1.1 changed is told in
-google-research/text-to-text-transfer-transformer, released_checkpoints.md. RMS norms, no biases,
-no scaling of attention scores.
+google-research/text-to-text-transfer-transformer, released_checkpoints.md: gated GELU and a head
+of its own. RMS norms, no biases, no scaling of attention scores.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ class T5Net(model.Net):
         own = self.decoder.cached_view(positions, cache["kv"].shape[2])
         other = attention.View(cache["memory_segment_ids"][:, None, None, :] > 0)
         arrays = {name: cache[name] for name in ("kv", "memory")}
-        hidden, new = self.decoder(self.embed(tokens), stack.Sight(own, other), arrays)
+        hidden, new = self.decoder(self.embed(tokens), stack.Sight(own, other=other), arrays)
         cache = cache | {"kv": attention.write(cache["kv"], new, positions)}
         return self.unembed(hidden), cache
 
@@ -99,12 +99,17 @@ class T5Net(model.Net):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5(model.Model):
-    """T5 1.1; with logits_via_embedding=True the head of T5 1.0 (output scaled by D^-1/2).
+    """T5 1.1, and by three fields the others: T5 1.0 is activation="relu", gated=False,
+    logits_via_embedding=True.
 
     Args:
       num_encoder_layers, num_decoder_layers: L of the two stacks.
       relative_attention_num_buckets: rows of the bias table; an even number.
       relative_attention_max_distance: all distances from here on share a bucket.
+      activation: of the feed-forward layer, a name in `layers.ACTIVATIONS`.
+      gated: two kernels into the feed-forward layer, one of them activated.
+      scale_decoder_outputs: times D^-0.5 before the head, because a tied embedding is N(0, 1) and a
+        head has to be N(0, 1/D); None: where the head is tied.
 
     Raises:
       ConfigError: a size is no positive integer, or a name is unknown.
@@ -114,11 +119,21 @@ class T5(model.Model):
     num_decoder_layers: int
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    activation: str = "gelu"
+    gated: bool = True
+    scale_decoder_outputs: bool | None = None
 
     layout: ClassVar[str] = "encoder_decoder"
-    activation: ClassVar[str] = "gelu"
-    attention_bias: ClassVar[bool] = False
     query_scale: ClassVar[float] = 1.0  # T5 folds 1 / sqrt(H) into the start of `q`
+    attention_bias: ClassVar[bool] = False
+    output_bias: ClassVar[bool] = False
+    mlp_bias: ClassVar[bool] = False
+    qk_norm: ClassVar[bool] = False
+    sandwich_norms: ClassVar[bool] = False
+    norm_offset: ClassVar[float] = 0.0
+    scale_embedding: ClassVar[bool] = False
+    attention_soft_cap: ClassVar[float | None] = None
+    final_soft_cap: ClassVar[float | None] = None
     net: ClassVar[type[model.Net]] = T5Net
 
     def __post_init__(self) -> None:
@@ -137,9 +152,11 @@ class T5(model.Model):
         return self.num_heads
 
     @property
-    def tied_head_scale(self) -> float:
-        """D^-1/2: a tied embedding is N(0, 1), a head has to be N(0, 1/D)."""
-        return self.emb_dim**-0.5
+    def head_scale(self) -> float:
+        """What the decoder's output is multiplied with before the head."""
+        scales = self.scale_decoder_outputs
+        scales = self.logits_via_embedding if scales is None else scales
+        return self.emb_dim**-0.5 if scales else 1.0
 
     def stddev(self, name: str) -> float:
         """T5's start: unit activations (Mesh TensorFlow `transformer_layers.py`, T5X `network.py`).

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from oracles import transformer
 
-from t5sft.models import attention
+from t5sft.models import attention, rotary
 
 
 def test_packed_mask_as_documented():
@@ -61,7 +61,7 @@ def test_rotation_is_relative():
     products = []
     for shift in (0, 5, 100):
         turned = [
-            attention.rotate(x, *attention.rotation(jnp.array([[p + shift]]), 8, 1e4))
+            rotary.rotate(x, *rotary.angles(jnp.array([[p + shift]]), 8, 1e4))
             for x, p in ((query, 7), (key, 3))
         ]
         products.append((turned[0] * turned[1]).sum())
