@@ -25,6 +25,8 @@ INSTALL_REQUIRES = [
     "gin-config==0.5.0",  # configuration; exact, the checks before launch follow its grammar
     "jinja2>=3.1.6,<4",  # promptsource's templates, sandboxed; before 3.1.6 its sandbox leaks
     "pyyaml>=6,<7",  # promptsource's files
+    "pyarrow>=20,<27",  # Parquet files, and .zst
+    "array_record>=0.8,<0.9",  # ArrayRecord files; tensorflow-datasets needs it, too
     "numpy>=2.0,<3",  # packing plans and batches
     "tqdm>=4.60,<5",  # progress on a terminal
     "matplotlib>=3.8,<4",  # plots of a run

@@ -1,0 +1,103 @@
+"""Files of rows: JSON, JSONL, CSV, TSV, Parquet, ArrayRecord, TFRecord and plain text.
+
+`read_rows` streams the rows of any of them, in the order of the file, in bounded memory; text kinds
+may be compressed (.gz, .zst). The name tells the kind. What is not exactly right stops the reading
+with file, line, column and reason, or is kept aside and counted (`rejects.Rejects`).
+"""
+
+import gzip
+import io
+import pathlib
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from t5sft import errors
+from t5sft.data.files import examples, lines, tables
+from t5sft.data.files.paths import expand, find, kind_of
+from t5sft.data.files.rejects import Bad, OnBadRecord, Rejects
+
+__all__ = ["Bad", "OnBadRecord", "Rejects", "expand", "find", "kind_of", "read_rows"]
+
+
+def read_rows(
+    paths: Sequence[pathlib.Path | str] | pathlib.Path | str,
+    *,
+    on_bad_record: OnBadRecord = "error",
+    rejected: pathlib.Path | str | None = None,
+    rejects: Rejects | None = None,
+    header: Sequence[str] | None = None,
+    max_row_bytes: int = lines.MAX_ROW_BYTES,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (where, row) for all rows of the files, in order.
+
+    Args:
+      paths: the files, in the order they are read.
+      on_bad_record: "error": the first bad row raises; "skip": bad rows are counted and kept.
+      rejected: the file that keeps them.
+      rejects: instead of the two, an object that a caller shares with its own checks.
+      header: names of the columns of CSV or TSV files whose first line is a row already.
+      max_row_bytes: a longer row is a bad one; more is never in memory.
+
+    Raises:
+      DataError: "what; file:line:column; what to do"; for a file of another kind, too.
+    """
+    decide = rejects or Rejects(on_bad_record, rejected)
+    read, path = 0, pathlib.Path()
+    for path in [paths] if isinstance(paths, str | pathlib.Path) else paths:
+        path = pathlib.Path(path)
+        name = str(path)
+        try:
+            for line, number, row in _located(path, header, max_row_bytes):
+                read += 1
+                if isinstance(row, Bad):
+                    decide.add(row)
+                else:
+                    yield f"{name}:{line}" if number is None else f"{name}[{number}]", row
+        except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+            what = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise errors.DataError(
+                f"unreadable: {what}; {path}; mend, replace or remove the file"
+            ) from error
+    if rejects is None:
+        decide.finish(read, str(path))
+
+
+def _located(
+    path: pathlib.Path, header: Sequence[str] | None, max_row_bytes: int
+) -> Iterator[lines.Located]:
+    name, kind = str(path), kind_of(path)
+    if kind == "parquet":
+        yield from tables.parquet_rows(path)
+    elif kind == "arrayrecord":
+        yield from examples.array_record_rows(path)
+    elif kind == "json":
+        yield from lines.json_file(name, lambda: _open(path), max_row_bytes)
+    else:
+        with _open(path) as stream:
+            if kind == "jsonl":
+                yield from lines.json_lines(name, stream, max_row_bytes)
+            elif kind == "csv":
+                yield from tables.csv_rows(name, stream, max_row_bytes, header)
+            elif kind == "tsv":
+                yield from tables.tsv_rows(name, stream, max_row_bytes, header)
+            elif kind == "tfrecord":
+                yield from examples.tfrecord_rows(name, stream, max_row_bytes)
+            else:
+                for line, number, text in lines.text_lines(name, stream, max_row_bytes):
+                    if isinstance(text, Bad):
+                        yield line, number, text
+                    elif text.strip("\ufeff \t"):
+                        yield line, number, {"text": text.removeprefix("\ufeff")}
+
+
+def _open(path: pathlib.Path) -> BinaryIO:
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.open(path), 1 << 20)
+    if path.suffix.lower() == ".zst":
+        import pyarrow
+
+        # Unlike the zstandard package it notices a file that is cut off.
+        stream = pyarrow.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(stream, 1 << 20)
+    return open(path, "rb", buffering=1 << 20)
