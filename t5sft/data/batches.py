@@ -1,9 +1,12 @@
 """Batches: step -> global batch, a function of (data, seed, step), the same on any number of hosts.
 
 The endless stream of draws (mixture) is cut into blocks; a block is packed into rows by lengths
-alone; batch s is rows s*B to (s+1)*B of all blocks. A position is (block, row): two integers.
+alone; batch s is rows s*B to (s+1)*B of all blocks. A position is (block, row): two integers, from
+which the next batch is made at once, however late in a run.
 """
 
+import itertools
+import math
 import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping
@@ -12,9 +15,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from t5sft.data import cache, converters, mixture, packing
+from t5sft.data import cache, converters, mixture, packing, units
 
-Row = list[tuple[str, int]]  # (task, example number) of the examples that share a row
+Row = list[units.Named]  # of the examples that share a row: those of a unit side by side
 Shardings = Mapping[str, jax.sharding.Sharding]  # feature name -> where it lies
 
 
@@ -33,7 +36,11 @@ class Batches:
       batch_size: B, rows of a global batch.
       encoder_length, decoder_length: S and T of a row.
       start_id: the decoder's first input (T5: the pad id).
-      pack: False gives every example a row of its own.
+      pack: False gives every unit a row of its own.
+      mixing: units of each task -> rates; None: the rates of `split`.
+
+    Raises:
+      DataError: a unit is longer than a row.
     """
 
     def __init__(
@@ -47,15 +54,20 @@ class Batches:
         start_id: int,
         seed: int,
         pack: bool = True,
+        mixing: mixture.Mixing | None = None,
     ):
         self._split, self._layout, self._seed, self._pack = split, layout, seed, pack
         self.batch_size = batch_size
         self._lengths = (encoder_length, decoder_length)
         self._start_id = start_id
         self._names = list(split.tasks)
-        self._sizes = {name: len(examples) for name, examples in split.tasks.items()}
-        self._costs = [_costs(examples, layout) for examples in split.tasks.values()]
-        self._blocks: dict[int, list[Row]] = {}
+        self._units = units.Units(split.tasks, layout)
+        self._units.check(self._lengths)
+        sizes = self._units.sizes
+        rates = split.rates if mixing is None else mixing(sizes)
+        block = _block_size(self._units.costs, self._lengths)
+        self._mixture = mixture.Mixture(rates, sizes, seed=seed, block=block)
+        self._plans: dict[int, list[np.ndarray]] = {}  # the last three
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of a global batch."""
@@ -64,45 +76,48 @@ class Batches:
 
     def rows(self, block: int) -> list[Row]:
         """Returns the packed rows of one block of the stream, in the order they are learnt."""
-        if block not in self._blocks:
-            tasks, numbers = mixture.draw(self._split.rates, self._sizes, self._seed, block)
-            costs = np.empty((len(tasks), 2), np.int64)
-            for task, table in enumerate(self._costs):
-                costs[tasks == task] = table[numbers[tasks == task]]
-            packed = (
-                packing.pack(costs, self._lengths)
-                if self._pack
-                else [np.array([i]) for i in range(len(tasks))]
-            )
-            # Best fit opens rows from long examples to short: learnt in that order they would bias.
-            order = mixture.permutation(
-                len(packed), mixture.key(self._seed, 3, block), np.arange(len(packed))
-            )
-            named = [
-                [(self._names[tasks[i]], int(numbers[i])) for i in packed[row]] for row in order
-            ]
-            self._blocks = dict(sorted({**self._blocks, block: named}.items())[-3:])
-        return self._blocks[block]
+        return self._named(self._plan(block))
 
     def batch_rows(self, position: Position) -> tuple[list[Row], Position]:
         """Returns the rows of the batch that starts at a position, and where the next starts."""
-        out: list[Row] = []
+        out: list[np.ndarray] = []
         while len(out) < self.batch_size:
-            rows = self.rows(position.block)
-            take = rows[position.row : position.row + self.batch_size - len(out)]
+            plan = self._plan(position.block)
+            take = plan[position.row : position.row + self.batch_size - len(out)]
             out += take
             position = Position(position.block, position.row + len(take))
-            if position.row >= len(rows):
+            if position.row >= len(plan):
                 position = Position(position.block + 1, 0)
-        return out, position
+        return self._named(out), position
 
     def position(self, step: int) -> Position:
-        """Returns where the batch of `step` starts, counting rows from the beginning."""
+        """Returns where the batch of `step` starts; plans all blocks before it."""
         row, block = step * self.batch_size, 0
-        while row >= len(self.rows(block)):
-            row -= len(self.rows(block))
-            block += 1
+        while row >= (num_rows := len(self._plan(block))):
+            row, block = row - num_rows, block + 1
         return Position(block, row)
+
+    def _plan(self, block: int) -> list[np.ndarray]:
+        """Returns the units of each row of a block."""
+        if block not in self._plans:
+            drawn = self._units.number(*self._mixture.draw(block))
+            packed = self._packed(drawn)
+            # The packer opens rows of long units first: learnt in that order they would bias.
+            key = mixture.key(self._seed, 3, block)
+            order = mixture.permutation(len(packed), key, np.arange(len(packed)))
+            plan = [drawn[packed[row]] for row in order]
+            self._plans = dict([*self._plans.items(), (block, plan)][-3:])
+        return self._plans[block]
+
+    def _packed(self, units: np.ndarray) -> list[np.ndarray]:
+        if not self._pack:
+            return list(np.arange(len(units))[:, None])
+        return packing.pack(self._units.costs[units], self._lengths)
+
+    def _named(self, rows: list[np.ndarray]) -> list[Row]:
+        """Returns the examples of rows of units."""
+        flat = iter(self._units.examples(np.concatenate([*rows, _NONE])))
+        return [list(itertools.chain.from_iterable(itertools.islice(flat, len(r)))) for r in rows]
 
     def example(self, task: str, i: int):
         """Returns one prepared example."""
@@ -122,21 +137,32 @@ class Batches:
         )
 
     def once(self) -> Iterator[list[Row]]:
-        """Yields all examples exactly once, packed; the last batch is filled with empty rows."""
-        draws = [(name, i) for name, size in self._sizes.items() for i in range(size)]
-        costs = np.concatenate(self._costs)
-        packed = (
-            packing.pack(costs, self._lengths) if self._pack else [[i] for i in range(len(draws))]
-        )
+        """Yields all units exactly once, packed; the last batch is filled with empty rows."""
+        packed = self._packed(np.arange(len(self._units)))
         for first in range(0, len(packed), self.batch_size):
-            rows = [[draws[i] for i in row] for row in packed[first : first + self.batch_size]]
+            rows = self._named(packed[first : first + self.batch_size])
             yield rows + [[] for _ in range(self.batch_size - len(rows))]
 
+    def count(self, rows: list[Row]) -> dict[str, int]:
+        """Returns examples, tokens and places (tokens and padding) of rows."""
+        examples = [example for row in rows for example in row]
+        encoder_length, decoder_length = self._lengths
+        width = decoder_length + (encoder_length if self._layout == "encoder_decoder" else 0)
+        return {
+            "examples": len(examples),
+            "tokens": int(self._units.places(examples).sum()),
+            "places": len(rows) * width,
+        }
 
-def _costs(examples: cache.Examples, layout: str) -> np.ndarray:
-    """Returns [n, 2]: how many places of a row each example takes, in encoder and decoder."""
-    lengths = examples.lengths()
-    return lengths - (0, 1) if layout == "decoder" else lengths
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _block_size(costs: np.ndarray, capacity: tuple[int, int]) -> int:
+    """Returns draws of a block: more than usual where that many would fill few rows."""
+    rows = max(costs.mean(axis=0) / np.maximum(capacity, 1)) * mixture.BLOCK
+    grow = math.ceil(math.log2(mixture.BLOCK / 64 / rows)) if rows else 0
+    return mixture.BLOCK << min(max(grow, 0), 4)
 
 
 def place(batches: Batches, rows: list[Row], shardings: Shardings) -> dict[str, jax.Array]:
@@ -187,7 +213,7 @@ def stream(
         try:
             while not stop.is_set():
                 rows, position = batches.batch_rows(position)
-                put(Placed(place(batches, rows, shardings), position, count(batches, rows)))
+                put(Placed(place(batches, rows, shardings), position, batches.count(rows)))
         except BaseException as error:  # handed to the consumer, which raises it
             put(error)
 
@@ -202,16 +228,3 @@ def stream(
     finally:  # on close(): an interpreter that ends kills the thread inside XLA, and aborts
         stop.set()
         thread.join()
-
-
-def count(batches: Batches, rows: list[Row]) -> dict[str, int]:
-    """Returns examples, tokens and places (tokens and padding) of a global batch."""
-    names = {name: i for i, name in enumerate(batches._names)}
-    costs = [batches._costs[names[task]][i] for row in rows for task, i in row]
-    encoder_length, decoder_length = batches._lengths
-    width = decoder_length + (encoder_length if batches._layout == "encoder_decoder" else 0)
-    return {
-        "examples": len(costs),
-        "tokens": int(np.sum(costs)),
-        "places": len(rows) * width,
-    }

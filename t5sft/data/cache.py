@@ -26,6 +26,8 @@ class Examples(NamedTuple):
     inputs_offsets: np.ndarray  # [n + 1]
     targets_offsets: np.ndarray  # [n + 1]
     numbers: np.ndarray  # [n] position in the task's split
+    units: np.ndarray | None = None  # [u + 1] offsets into examples; None: every example is one
+    labels: np.ndarray | None = None  # [n] float32
 
     def __len__(self):
         return len(self.numbers)
@@ -98,7 +100,9 @@ def read_split(directory: pathlib.Path) -> Split:
                 for path in sorted((directory / task.replace(":", "_")).glob("*.npy"))
             }
             offsets = (files.pop("inputs.offsets"), files.pop("targets.offsets"))
-            tasks[task] = Examples(columns=files, numbers=files.pop("numbers"), **_named(offsets))
+            rest = {name: files.pop(name, None) for name in ("units", "labels")}
+            numbers = files.pop("numbers")
+            tasks[task] = Examples(columns=files, numbers=numbers, **_named(offsets), **rest)
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise errors.DataError(
             f"the prepared data is damaged: {error}; {directory}; remove the directory, "

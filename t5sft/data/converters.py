@@ -5,6 +5,7 @@ never by a token id.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -36,20 +37,23 @@ def encoder_decoder(
       decoder_segment_ids    1 1 1 2 2 0 0 0
       decoder_positions      0 1 2 0 1 0 0 0
     """
-    batch = _empty(len(rows), decoder_length)
-    for name in ("encoder_input_tokens", "encoder_segment_ids", "encoder_positions"):
-        batch[name] = np.zeros((len(rows), encoder_length), np.int32)
-    for b, row in enumerate(rows):
-        s = t = 0
-        for segment, (inputs, targets) in enumerate(row, 1):
-            ends = s + len(inputs.ids), t + len(targets.ids)
-            batch["encoder_input_tokens"][b, s : ends[0]] = inputs.ids
-            batch["encoder_segment_ids"][b, s : ends[0]] = segment
-            batch["encoder_positions"][b, s : ends[0]] = np.arange(ends[0] - s)
-            shifted = [start_id, *targets.ids[:-1]]
-            _fill(batch, b, slice(t, ends[1]), shifted, targets.ids, targets.weights, segment)
-            s, t = ends
-    return batch
+    examples = [example for row in rows for example in row]
+    counts = [len(row) for row in rows]
+    source = [inputs.ids for inputs, _ in examples]
+    target = [targets.ids for _, targets in examples]
+    places = _places(counts, source, encoder_length)
+    flat = np.concatenate([*source, _NONE])
+    batch = {
+        "encoder_input_tokens": places.spread(flat),
+        "encoder_segment_ids": places.spread(places.segments),
+        "encoder_positions": places.spread(places.positions),
+    }
+    places = _places(counts, target, decoder_length)
+    flat = np.concatenate([*target, _NONE])
+    shifted = np.concatenate([_NONE, flat[-1:], flat[:-1]])
+    shifted[places.positions == 0] = start_id
+    weights = [targets.weights for _, targets in examples]
+    return batch | _decoder_features(places, shifted, flat, weights)
 
 
 def decoder(rows: Sequence[Row], *, decoder_length: int) -> dict[str, np.ndarray]:
@@ -62,30 +66,54 @@ def decoder(rows: Sequence[Row], *, decoder_length: int) -> dict[str, np.ndarray
       decoder_segment_ids    1 1 1 2 2 0 0
       decoder_positions      0 1 2 0 1 0 0
     """
-    batch = _empty(len(rows), decoder_length)
-    for b, row in enumerate(rows):
-        t = 0
-        for segment, (_, targets) in enumerate(row, 1):
-            end = t + len(targets.ids) - 1
-            ids, weights = targets.ids, targets.weights
-            _fill(batch, b, slice(t, end), ids[:-1], ids[1:], weights[1:], segment)
-            t = end
-    return batch
+    counts = [len(row) for row in rows]
+    target = [targets.ids for row in rows for _, targets in row]
+    places = _places(counts, [ids[1:] for ids in target], decoder_length)
+    inputs = np.concatenate([*(ids[:-1] for ids in target), _NONE])
+    flat = np.concatenate([*(ids[1:] for ids in target), _NONE])
+    weights = [targets.weights[1:] for row in rows for _, targets in row]
+    return _decoder_features(places, inputs, flat, weights)
 
 
-def _empty(num_rows: int, decoder_length: int) -> dict[str, np.ndarray]:
-    names = ("input_tokens", "target_tokens", "segment_ids", "positions")
-    batch = {f"decoder_{n}": np.zeros((num_rows, decoder_length), np.int32) for n in names}
-    batch["decoder_loss_weights"] = np.zeros((num_rows, decoder_length), np.float32)
-    return batch
+_NONE = np.zeros(0, np.int32)
 
 
-def _fill(batch, b: int, part: slice, inputs, targets, weights, segment: int):
-    batch["decoder_input_tokens"][b, part] = inputs
-    batch["decoder_target_tokens"][b, part] = targets
-    batch["decoder_loss_weights"][b, part] = weights
-    batch["decoder_segment_ids"][b, part] = segment
-    batch["decoder_positions"][b, part] = np.arange(part.stop - part.start)
+class _Places(NamedTuple):
+    """Where the tokens of all rows, one row after the other, lie in an array of rows."""
+
+    is_used: np.ndarray  # [B, width]
+    segments: np.ndarray  # [tokens] 1 for the first example of its row
+    positions: np.ndarray  # [tokens] within its example
+
+    def spread(self, values: np.ndarray, dtype=np.int32) -> np.ndarray:
+        """Returns [B, width] with the values of the tokens, and 0 elsewhere."""
+        out = np.zeros(self.is_used.shape, dtype)
+        out[self.is_used] = values
+        return out
+
+
+def _places(counts: list[int], parts: list, width: int) -> _Places:
+    """Lays out examples of the lengths of `parts`, of which `counts` share each row."""
+    num_rows, lengths = len(counts), np.array([len(part) for part in parts], np.int64)
+    row = np.repeat(np.arange(num_rows), counts)
+    used = np.bincount(row, weights=lengths, minlength=num_rows)
+    segments = 1 + np.arange(len(parts)) - (np.cumsum(counts) - counts)[row]
+    begins = np.cumsum(lengths) - lengths
+    return _Places(
+        np.arange(width) < used[:, None],
+        np.repeat(segments, lengths),
+        np.arange(lengths.sum()) - np.repeat(begins, lengths),
+    )
+
+
+def _decoder_features(places: _Places, inputs, targets, weights: list) -> dict[str, np.ndarray]:
+    return {
+        "decoder_input_tokens": places.spread(inputs),
+        "decoder_target_tokens": places.spread(targets),
+        "decoder_loss_weights": places.spread(np.concatenate([*weights, _NONE]), np.float32),
+        "decoder_segment_ids": places.spread(places.segments),
+        "decoder_positions": places.spread(places.positions),
+    }
 
 
 def shapes(layout: str, batch_size: int, *, encoder_length: int, decoder_length: int):

@@ -3,11 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5sft.data import batches, cache, converters, mixture, packing, preprocess
+from t5sft.data import batches, cache, converters, preprocess
 
 
 def tokens(ids, weights=None):
@@ -39,68 +37,6 @@ def source(prepared, layout="encoder_decoder", **options):
         "batch_size": 4, "encoder_length": 32, "decoder_length": 24, "start_id": 0, "seed": 5,
     }  # fmt: skip
     return batches.Batches(prepared, layout=layout, **{**settings_, **options})
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(size=st.integers(1, 5000), seed=st.integers(0, 2**64 - 1))
-def test_permutation_is_one(size, seed):
-    out = mixture.permutation(size, seed, np.arange(size))
-    assert np.array_equal(np.sort(out), np.arange(size))
-    some = np.array([size - 1, 0, size // 2])
-    assert np.array_equal(mixture.permutation(size, seed, some), out[some])
-
-
-def test_permutation_depends_on_the_seed_and_moves_things():
-    a, b = (mixture.permutation(1000, seed, np.arange(1000)) for seed in (1, 2))
-    assert (a != b).mean() > 0.98 and (a != np.arange(1000)).mean() > 0.98
-    assert abs(np.corrcoef(a, np.arange(1000))[0, 1]) < 0.1
-
-
-def test_mixture_has_exact_rates_and_each_epoch_once():
-    rates, sizes = {"a": 1.0, "b": 3.0, "c": 0.5}, {"a": 700, "b": 100, "c": 5000}
-    seen = [[], [], []]
-    for block in range(3):
-        tasks, numbers = mixture.draw(rates, sizes, 7, block)
-        shares = np.bincount(tasks, minlength=3) / mixture.BLOCK
-        np.testing.assert_allclose(shares, np.array([1, 3, 0.5]) / 4.5, atol=2 / mixture.BLOCK)
-        for task in range(3):
-            assert np.all(numbers[tasks == task] < list(sizes.values())[task])
-            seen[task] += numbers[tasks == task].tolist()
-    for task, size in enumerate(sizes.values()):  # n draws: every example floor or ceil of n / size
-        counts = np.bincount(seen[task], minlength=size)
-        assert counts.max() - counts.min() <= 1
-
-
-def test_every_task_is_drawn_however_small_its_rate():
-    counts = mixture.quotas({"large": 1e9, "small": 1e-9})
-    assert counts.sum() == mixture.BLOCK and counts.min() == 1
-    with pytest.raises(ValueError, match="must be positive"):
-        mixture.quotas({"a": 0.0})
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(
-    lengths=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), max_size=60),
-    layout=st.sampled_from([(20, 9), (0, 9), (64, 32)]),
-)
-def test_packing_places_every_example_once_and_never_overfills(lengths, layout):
-    lengths = np.array([(min(s, layout[0]), t) for s, t in lengths]).reshape(-1, 2)
-    rows = packing.pack(lengths, layout)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    for row in rows:
-        assert np.all(lengths[row].sum(axis=0) <= layout)
-
-
-def test_packing_is_full_on_long_tailed_lengths():
-    random = np.random.default_rng(0)
-    lengths = np.clip(random.lognormal(4.2, 0.7, 4096), 4, 512).astype(int)
-    rows = packing.pack(np.stack([0 * lengths, lengths], axis=1), (0, 512))
-    assert lengths.sum() / (512 * len(rows)) > 0.99
-
-
-def test_packing_refuses_what_fits_no_row():
-    with pytest.raises(ValueError, match="exceeds"):
-        packing.pack(np.array([[0, 11]]), (0, 10))
 
 
 def test_converter_encoder_decoder_as_documented():
@@ -225,7 +161,7 @@ def test_counts_are_those_of_the_arrays(tmp_path):
         (tmp_path / layout).mkdir()
         made = source(split(tmp_path / layout, layout), layout)
         rows, _ = made.batch_rows(batches.Position())
-        arrays, counts = made.convert(rows), batches.count(made, rows)
+        arrays, counts = made.convert(rows), made.count(rows)
         places = sum(a.size for n, a in arrays.items() if n.endswith("segment_ids"))
         tokens_ = sum((a > 0).sum() for n, a in arrays.items() if n.endswith("segment_ids"))
         assert (counts["places"], counts["tokens"]) == (places, tokens_)
