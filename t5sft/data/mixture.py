@@ -58,31 +58,6 @@ def key(*parts) -> np.ndarray:
     return state
 
 
-def proportional(maximum: float | None = None, temperature: float = 1.0) -> Mixing:
-    """Returns a mixing that gives a task the rate min(units, maximum) ** (1 / temperature).
-
-    Examples-proportional mixing with a cap: T5 (arXiv:1910.10683, section 3.5.2), FLAN
-    (arXiv:2109.01652, section 2.1, maximum 3000).
-
-    Args:
-      maximum: units of a task that count; None: all.
-      temperature: 1 is proportional; the larger, the more equal.
-
-    Example (tasks of 100 and 40,000 units, maximum 10,000, temperature 2):
-      rates  10 100
-    """
-    if maximum is not None and not maximum > 0:
-        raise ValueError(f"maximum must be positive, got {maximum}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-
-    def rates(sizes: Mapping[str, int]) -> dict[str, float]:
-        cap = math.inf if maximum is None else maximum
-        return {task: min(size, cap) ** (1 / temperature) for task, size in sizes.items()}
-
-    return rates
-
-
 class Mixture:
     """The endless stream of draws of a mixture, in blocks.
 

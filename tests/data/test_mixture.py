@@ -113,14 +113,3 @@ def test_refuses_rates_that_are_none():
             mixture.Mixture({"a": rate}, {"a": 1}, seed=0)
     with pytest.raises(ValueError, match="must be positive"):
         mixture.Mixture({}, {}, seed=0)
-
-
-def test_proportional_rates_as_documented():
-    sizes = {"a": 100, "b": 40_000}
-    assert mixture.proportional()(sizes) == sizes
-    assert mixture.proportional(maximum=3000)(sizes) == {"a": 100, "b": 3000}
-    got = mixture.proportional(maximum=10_000, temperature=2)(sizes)
-    assert got == pytest.approx({"a": 10, "b": 100})
-    for wrong in ({"maximum": 0}, {"temperature": 0}):
-        with pytest.raises(ValueError, match="must be positive"):
-            mixture.proportional(**wrong)
