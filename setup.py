@@ -22,6 +22,8 @@ INSTALL_REQUIRES = [
     "tensorflow-datasets>=4.9.9,<5",  # TFDS sources of seqio
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it, but does not ask for it
     "sentencepiece>=0.2,<0.3",  # tokenisers of T5, Llama, Gemma
+    "tokenizers>=0.21,<0.24",  # tokenizer.json of Llama 3, Qwen, Mistral and their like
+    "jinja2>=3.1,<4",  # chat templates of Hugging Face
     "gin-config==0.5.0",  # configuration; exact, the checks before launch follow its grammar
     "jinja2>=3.1.6,<4",  # promptsource's templates, sandboxed; before 3.1.6 its sandbox leaks
     "pyyaml>=6,<7",  # promptsource's files
