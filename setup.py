@@ -22,8 +22,9 @@ INSTALL_REQUIRES = [
     "tensorflow-datasets>=4.9.9,<5",  # TFDS sources of seqio
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it, but does not ask for it
     "sentencepiece>=0.2,<0.3",  # tokenisers of T5, Llama, Gemma
-    "tokenizers>=0.21,<0.24",  # tokenizer.json of Llama 3, Qwen, Mistral and their like
-    "jinja2>=3.1,<4",  # chat templates of Hugging Face
+    "msgpack>=1,<2",  # T5X checkpoints
+    "ml_dtypes>=0.5,<1",  # bfloat16 and float8 of NumPy arrays
+    "tensorstore>=0.1.70,<0.2",  # arrays of T5X checkpoints, and of ours piece by piece
     "gin-config==0.5.0",  # configuration; exact, the checks before launch follow its grammar
     "jinja2>=3.1.6,<4",  # promptsource's templates, sandboxed; before 3.1.6 its sandbox leaks
     "pyyaml>=6,<7",  # promptsource's files
@@ -39,6 +40,7 @@ TEST_REQUIRES = [
     "pytest-xdist>=3.5,<4",  # pytest -n 2
     "hypothesis>=6.100,<7",  # property tests
     "import-linter>=2,<3",  # tests/test_layers.py
+    "safetensors>=0.4,<1",  # what files are compared with
 ]
 DEV_REQUIRES = [
     *TEST_REQUIRES,

@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 _UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax: a save that did not reach its rename
 _RETIRED = ".retired"  # beside a step: its deletion has begun, it is not to be used
 _COMMIT_FILE = "commit_success.txt"
-_FAILURES = (OSError, ValueError, RuntimeError)  # of Orbax, TensorStore and JAX while writing
+FAILURES = (OSError, ValueError, RuntimeError)  # of Orbax, TensorStore and JAX while writing
 
 
 class Restored(NamedTuple):
@@ -128,7 +128,7 @@ class Checkpointer:
             if jax.process_index() == 0 and path.exists():
                 self._remove(path)  # of an abandoned branch; Orbax waits for this process
             self._orbax.save(path, args=stored.Items(**items))
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self._not_saved(step, error) from error
         self._current = self._in_flight = step
         if not self._async_save:
@@ -147,7 +147,7 @@ class Checkpointer:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
                 self._retire(step)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._current = None
             raise self._not_saved(step, error) from error
 
@@ -276,7 +276,7 @@ def restore_params(path, like):
     Raises:
       CheckpointError: nothing there, damage, or another model.
     """
-    path = _find(_absolute(path))
+    path = find(path)
     stored.verify(path, None)
     with contextlib.closing(stored.open_orbax()) as orbax:
         return stored.read_trees(orbax, path, {"params": like})[0]
@@ -310,12 +310,13 @@ def save_params(path, params, run: dict, *, dtype: str | None = None) -> None:
         # They name the directory of this machine, which is nobody's business where it is shipped.
         for directory in (path, path / "params", path / "run"):
             (directory / _COMMIT_FILE).write_text("committed")
-    except _FAILURES as error:
+    except FAILURES as error:
         raise errors.StorageError(f"could not be written ({error}); {path}; mend it") from error
 
 
-def _find(path: epath.Path) -> epath.Path:
-    """The directory that holds params/: `path` itself or the newest step below it."""
+def find(path) -> epath.Path:
+    """The directory that holds params/: `path` or the newest step below; or CheckpointError."""
+    path = _absolute(path)
     if (path / "params").is_dir():
         return path
     for parent in (path / "checkpoints", path):

@@ -1,7 +1,7 @@
 """What lies in one checkpoint directory: writing it sealed, verifying it, reading it back."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,9 +29,13 @@ class Items(ocp.args.Composite):
     """What to save or restore: item name -> ocp.args of it."""
 
 
-def open_orbax() -> ocp.AsyncCheckpointer:
-    """An Orbax checkpointer that seals what it writes; to be closed."""
-    trees = {name: ocp.StandardCheckpointHandler() for name in ("params", "opt_state")}
+def open_orbax(**handlers) -> ocp.AsyncCheckpointer:
+    """An Orbax checkpointer that seals what it writes; to be closed.
+
+    Args:
+      handlers: Orbax's handlers of "params" and "opt_state", where not the standard one.
+    """
+    trees = {n: handlers.get(n, ocp.StandardCheckpointHandler()) for n in ("params", "opt_state")}
     texts = {
         name: ocp.JsonCheckpointHandler(filename=f"{name}.json")
         for name in ("data", "run", "metrics")
@@ -78,10 +82,11 @@ def read_trees(orbax, path: epath.Path, likes: dict) -> list:
         saved = orbax.metadata(path).item_metadata
         wanted = {name: by_name(like) for name, like in likes.items()}
         stored_dtype = read_json(path, "run").get("stored_dtype")
+        narrow = stored_dtype if isinstance(stored_dtype, list) else [stored_dtype]
         lines = [
             f"{name} {line}"
             for name, tree in wanted.items()
-            for line in _differences(saved[name] if name in saved else {}, tree, stored_dtype)
+            for line in _differences(saved[name] if name in saved else {}, tree, narrow)
         ]
         if lines:
             shown = ", ".join(lines[:5]) + (f" and {len(lines) - 5} more" if lines[5:] else "")
@@ -104,8 +109,12 @@ def read_trees(orbax, path: epath.Path, likes: dict) -> list:
     ]
 
 
-def _differences(saved: Any, wanted: dict, stored_dtype: str | None) -> Iterator[str]:
-    """One line for each array that is not the same in the checkpoint and in the model."""
+def _differences(saved: Any, wanted: dict, narrow: Sequence[str | None]) -> Iterator[str]:
+    """One line for each array that is not the same in the checkpoint and in the model.
+
+    Args:
+      narrow: dtypes that run.json says stand for float32.
+    """
 
     def described(tree):
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -118,7 +127,7 @@ def _differences(saved: Any, wanted: dict, stored_dtype: str | None) -> Iterator
     saved, wanted = described(getattr(saved, "tree", saved) or {}), described(wanted)
     for name in sorted(saved.keys() | wanted.keys()):
         have, want = saved.get(name), wanted.get(name)
-        if have and want and stored_dtype == have[1] and want[1] == "float32":
+        if have and want and have[1] in narrow and want[1] == "float32":
             have = (have[0], want[1])  # save_params halved it and said so
         if have is None:
             yield f"{name}: not in the checkpoint"
