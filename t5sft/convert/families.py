@@ -1,7 +1,6 @@
 """The model families of Hugging Face: names of tensors, config.json to model and back.
 
-Adding a family is a table of names and a pair of functions in `configs`. Layouts are those of the
-modules `modeling_*.py` of transformers 5.23.
+Adding a family is a table of names in `tables` and a pair of functions in `configs`.
 """
 
 import dataclasses
@@ -10,116 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 from t5sft import errors
-from t5sft.convert import configs
-from t5sft.convert.tensors import Layers, Row, Table, Tensor
-from t5sft.models import decoder, t5
+from t5sft.convert import configs, tables
+from t5sft.convert.reader import Reader
+from t5sft.convert.tensors import Table, Tensor
+from t5sft.models import decoder, rotary, t5
 from t5sft.models.model import Model
 
 # What changes how a model is trained or computed, not what its weights mean.
 FREE = ("dtype", "remat", "scan_unroll", "dropout_rate", "init_stddev", "max_position_embeddings")
-
-_QKV = (
-    Row("self_attn.q_proj.weight", "self_attention/q", "heads_out"),
-    Row("self_attn.q_proj.bias", "self_attention/q_bias", "flat"),
-    Row("self_attn.k_proj.weight", "self_attention/kv", "heads_out", 0),
-    Row("self_attn.k_proj.bias", "self_attention/kv_bias", "flat", 0),
-    Row("self_attn.v_proj.weight", "self_attention/kv", "heads_out", 1),
-    Row("self_attn.v_proj.bias", "self_attention/kv_bias", "flat", 1),
-)
-_OUT = (
-    Row("self_attn.o_proj.weight", "self_attention/out", "heads_in"),
-    Row("self_attn.o_proj.bias", "self_attention/out_bias"),
-)
-_HEAD_NORMS = (
-    Row("self_attn.q_norm.weight", "self_attention/q_norm"),
-    Row("self_attn.k_norm.weight", "self_attention/k_norm"),
-)
-_MLP = (
-    Row("mlp.gate_proj.weight", "mlp/wi", "transpose", 0),
-    Row("mlp.gate_proj.bias", "mlp/wi_bias", "keep", 0),
-    Row("mlp.up_proj.weight", "mlp/wi", "transpose", 1),
-    Row("mlp.up_proj.bias", "mlp/wi_bias", "keep", 1),
-    Row("mlp.down_proj.weight", "mlp/wo", "transpose"),
-    Row("mlp.down_proj.bias", "mlp/wo_bias"),
-)
-_NORMS = (
-    Row("input_layernorm.weight", "self_attention/norm"),
-    Row("post_attention_layernorm.weight", "mlp/norm"),
-)
-_SANDWICH = (
-    Row("input_layernorm.weight", "self_attention/norm"),
-    Row("post_attention_layernorm.weight", "self_attention/post_norm"),
-    Row("pre_feedforward_layernorm.weight", "mlp/norm"),
-    Row("post_feedforward_layernorm.weight", "mlp/post_norm"),
-)
-_FUSED = (
-    Row("self_attn.qkv_proj.weight", "self_attention/q", "heads_out"),
-    Row("self_attn.qkv_proj.weight", "self_attention/kv", "heads_out", 0),
-    Row("self_attn.qkv_proj.weight", "self_attention/kv", "heads_out", 1),
-    Row("mlp.gate_up_proj.weight", "mlp/wi", "transpose", 0),
-    Row("mlp.gate_up_proj.weight", "mlp/wi", "transpose", 1),
-    Row("mlp.down_proj.weight", "mlp/wo", "transpose"),
-)
-
-
-def _decoder_table(*rows: Row, prefix: str = "model.", head: str = "lm_head.weight") -> Table:
-    around = (
-        Row(f"{prefix}embed_tokens.weight", "embedding"),
-        Row(f"{prefix}norm.weight", "decoder/norm"),
-        Row(head, "head", "transpose"),
-    )
-    return Table(around, (Layers(f"{prefix}layers.{{}}.", "decoder/layers", rows),))
-
-
-def _t5_attention(number: int, name: str, path: str) -> tuple[Row, ...]:
-    prefix = f"layer.{number}.{name}"
-    return (
-        Row(f"layer.{number}.layer_norm.weight", f"{path}/norm"),
-        Row(f"{prefix}.q.weight", f"{path}/q", "heads_out"),
-        Row(f"{prefix}.k.weight", f"{path}/kv", "heads_out", 0),
-        Row(f"{prefix}.v.weight", f"{path}/kv", "heads_out", 1),
-        Row(f"{prefix}.o.weight", f"{path}/out", "heads_in"),
-    )
-
-
-def _t5_mlp(number: int, *, gated: bool) -> tuple[Row, ...]:
-    prefix = f"layer.{number}.DenseReluDense"
-    gates = (
-        Row(f"{prefix}.wi_0.weight", "mlp/wi", "transpose", 0),
-        Row(f"{prefix}.wi_1.weight", "mlp/wi", "transpose", 1),
-    )
-    return (
-        Row(f"layer.{number}.layer_norm.weight", "mlp/norm"),
-        *(gates if gated else [Row(f"{prefix}.wi.weight", "mlp/wi", "transpose")]),
-        Row(f"{prefix}.wo.weight", "mlp/wo", "transpose"),
-    )
-
-
-def _t5_table(*, gated: bool) -> Table:
-    own = _t5_attention(0, "SelfAttention", "self_attention")
-    cross = _t5_attention(1, "EncDecAttention", "cross_attention")
-    bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    around = (
-        Row("shared.weight", "embedding"),
-        Row(f"encoder.{bias}", "encoder/relative_bias"),
-        Row(f"decoder.{bias}", "decoder/relative_bias"),
-        Row("encoder.final_layer_norm.weight", "encoder/norm"),
-        Row("decoder.final_layer_norm.weight", "decoder/norm"),
-        Row("lm_head.weight", "head", "transpose"),
-    )
-    encoder = (*own, *_t5_mlp(1, gated=gated))
-    decoder = (*own, *cross, *_t5_mlp(2, gated=gated))
-    return Table(
-        around,
-        (
-            Layers("encoder.block.{}.", "encoder/layers", encoder),
-            Layers("decoder.block.{}.", "decoder/layers", decoder),
-        ),
-    )
-
-
-_T5 = {gated: _t5_table(gated=gated) for gated in (True, False)}
-_LLAMA = _decoder_table(*_NORMS, *_QKV, *_OUT, *_MLP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,21 +27,26 @@ class Family:
       name: the model_type.
       architecture: the class of transformers that a file is exported for.
       table: all names of a model.
-      read: config.json (with a `configs.Reader`) -> fields of `makes`.
-      write: model -> config.json, without what is the same for all.
+      read: config.json -> fields of `makes`.
+      write: model -> config.json, without what is the same for all; None: nothing can be written,
+        because a part is missing in ours.
+      defaults: values of the keys that a config.json may lack.
       makes: the class of the model.
       copies: names that may repeat the embedding where the head is tied.
       ignored: regular expressions of names in old or larger files that hold none of our weights.
+      renames: (regular expression, replacement) for names in another spelling of the same.
     """
 
     name: str
     architecture: str
     table: Callable[[Any], Table]
-    read: Callable[[configs.Reader], dict[str, Any]]
-    write: Callable[[Any], dict[str, Any]]
+    read: Callable[[Reader], dict[str, Any]]
+    write: Callable[[Any], dict[str, Any]] | None
+    defaults: Mapping[str, Any]
     makes: type[Model] = decoder.Decoder
     copies: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
+    renames: tuple[tuple[str, str], ...] = ()
 
     def model(self, config: Mapping[str, Any], *, has_head: bool | None = None) -> Model:
         """Returns the model that a config.json describes, in either spelling (4.x, 5.x).
@@ -157,8 +59,7 @@ class Family:
         Raises:
           ConfigError: a size is missing, or the model has a feature that we lack.
         """
-        reader = configs.Reader(config, self.name)
-        fields = self.read(reader)
+        fields = self.read(Reader(config, self.name, self.defaults))
         if self.makes is t5.T5 and has_head is not None:
             fields["logits_via_embedding"] = not has_head
         return self.makes(**fields)
@@ -172,14 +73,14 @@ class Family:
         Raises:
           ConfigError: a model of this family cannot be what this one is.
         """
-        written = self.write(model) if isinstance(model, self.makes) else {}
-        same = written and self.model(written, has_head=not model.logits_via_embedding)
-        if not same or differences(model, same):
-            found = (
-                ", ".join(differences(model, same)) if same else f"it is a {type(model).__name__}"
-            )
+        if not isinstance(model, self.makes) or self.write is None:
+            found = ["layout" if self.write else "images"]
+        else:
+            written = self.write(model)
+            found = differences(model, self.model(written, has_head=not model.logits_via_embedding))
+        if found:
             raise errors.ConfigError(
-                f"model_type {self.name!r} cannot express this model ({found}); "
+                f"model_type {self.name!r} cannot express this model ({', '.join(found)}); "
                 f"{type(model).__name__}; choose another family"
             )
         about = {"architectures": [self.architecture], "model_type": self.name}
@@ -213,7 +114,10 @@ def _value(model: Model, name: str) -> Any:
         return getattr(model, name) or model.head_dim
     if name == "scale_decoder_outputs":
         return model.head_scale != 1.0  # type: ignore[attr-defined]
-    return getattr(model, name)
+    value = getattr(model, name)
+    if isinstance(value, rotary.LongRope):  # which factors are in use is a setting of the run
+        return dataclasses.replace(value, is_long=False)
+    return value
 
 
 def find(model_type: str) -> Family:
@@ -240,24 +144,127 @@ def of(model: Model) -> Family:
     )
 
 
+_T5_DEFAULTS = dict(
+    relative_attention_num_buckets=32,
+    relative_attention_max_distance=128,
+    layer_norm_epsilon=1e-6,
+    dropout_rate=0.1,
+)
+_DECODER = dict(rope_theta=10_000.0, rms_norm_eps=1e-6, hidden_act="silu")
+_GEMMA = _DECODER | dict(
+    tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh", head_dim=256, sliding_window=4096
+)
+_GEMMA_CAPS = dict(
+    query_pre_attn_scalar=256, attn_logit_softcapping=50.0, final_logit_softcapping=30.0
+)
+# Released files of Gemma 3 name only what differs from this.
+_GEMMA3_DEFAULTS = _GEMMA | dict(
+    vocab_size=262_208,
+    hidden_size=2304,
+    intermediate_size=9216,
+    num_hidden_layers=26,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    max_position_embeddings=131_072,
+    rope_theta=1_000_000.0,
+    rope_local_base_freq=10_000.0,
+    sliding_window_pattern=6,
+    query_pre_attn_scalar=256,
+)
+
+
 def _t5(name: str, architecture: str) -> Family:
     return Family(
         name,
         architecture,
-        lambda model: _T5[model.gated],
+        lambda model: tables.T5[model.gated],
         configs.read_t5,
         configs.write_t5,
+        _T5_DEFAULTS,
         makes=t5.T5,
         copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
         ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     )
 
 
+def _decoder(name: str, architecture: str, table: Table, read, write, **defaults) -> Family:
+    return Family(name, architecture, lambda model: table, read, write, defaults)
+
+
 _FAMILIES = [
     _t5("t5", "T5ForConditionalGeneration"),
     _t5("mt5", "MT5ForConditionalGeneration"),
+    _decoder(
+        "llama",
+        "LlamaForCausalLM",
+        tables.LLAMA,
+        configs.read_llama,
+        configs.write_llama,
+        **_DECODER,
+    ),
+    _decoder(
+        "mistral",
+        "MistralForCausalLM",
+        tables.LLAMA,
+        configs.read_mistral,
+        configs.write_mistral,
+        **_DECODER | dict(sliding_window=4096, num_key_value_heads=8),
+    ),
+    _decoder(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        tables.LLAMA,
+        configs.read_qwen2,
+        configs.write_qwen2,
+        **_DECODER | dict(sliding_window=4096, max_window_layers=28),
+    ),
+    _decoder(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        tables.QWEN3,
+        configs.read_qwen3,
+        configs.write_qwen3,
+        **_DECODER | dict(sliding_window=4096, max_window_layers=28, head_dim=128),
+    ),
+    _decoder(
+        "gemma", "GemmaForCausalLM", tables.LLAMA, configs.read_gemma, configs.write_gemma, **_GEMMA
+    ),
+    _decoder(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        tables.GEMMA2,
+        configs.read_gemma2,
+        configs.write_gemma2,
+        **_GEMMA | _GEMMA_CAPS,
+    ),
+    _decoder(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        tables.GEMMA3,
+        configs.read_gemma3,
+        configs.write_gemma3,
+        **_GEMMA3_DEFAULTS,
+    ),
     Family(
-        "llama", "LlamaForCausalLM", lambda model: _LLAMA, configs.read_llama, configs.write_llama
+        "gemma3",
+        "Gemma3ForConditionalGeneration",
+        lambda model: tables.GEMMA3_WITH_IMAGES,
+        configs.read_gemma3_with_images,
+        None,
+        _GEMMA3_DEFAULTS,
+        ignored=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),
+        renames=(
+            (r"^model\.language_model\.", "language_model.model."),  # as 5.x has it in memory
+            (r"^lm_head\.", "language_model.lm_head."),
+        ),
+    ),
+    _decoder(
+        "phi3",
+        "Phi3ForCausalLM",
+        tables.PHI3,
+        configs.read_mistral,
+        configs.write_mistral,
+        **_DECODER | dict(rms_norm_eps=1e-5),
     ),
 ]
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _FAMILIES})
