@@ -116,7 +116,8 @@ def digest(data: Data, layout: str, split: str) -> str:
     values = {k: v for k, v in dataclasses.asdict(data).items() if k != "cache_dir"}
     values["vocabulary"] = vocab.load(data.vocabulary).fingerprint()
     values["data"] = data.data and [_sha256(path) for path in files(data.data)]
-    code = [pathlib.Path(__file__).parent / f"{name}.py" for name in _CODE]
+    values["template"] = templates.fingerprint(data.template)
+    code = sorted(path for name in _CODE for path in pathlib.Path(__file__).parent.glob(name))
     for module in data.modules:
         code += _sources(module, set())
     values["code"] = [_sha256(path) for path in code]
@@ -124,7 +125,11 @@ def digest(data: Data, layout: str, split: str) -> str:
     return f"{data.task}-{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-_CODE = ("cache", "define", "prepare", "preprocess", "records", "sources", "templates", "vocab")
+_CODE = (
+    *("cache.py", "define.py", "denoising.py", "prepare.py", "preprocess.py", "records.py"),
+    *("sources.py", "templates/*.py", "tokenizer_json.py", "tokens.py", "truncation.py"),
+    "vocab.py",
+)
 
 
 def _sha256(path: pathlib.Path) -> str:

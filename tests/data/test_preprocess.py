@@ -34,7 +34,7 @@ def learnt(tokens):
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@pytest.mark.parametrize("template", templates.TEMPLATES)
+@pytest.mark.parametrize("template", ["plain", "lines", "alpaca"])
 @pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(question=TEXT, context=TEXT, answer=TEXT.filter(str.strip))
@@ -48,7 +48,7 @@ def test_learns_the_answer_and_one_end_token(name, template, layout, question, c
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@pytest.mark.parametrize("template", templates.TEMPLATES)
+@pytest.mark.parametrize("template", ["plain", "lines", "alpaca"])
 @pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(question=TEXT, context=TEXT, answer=TEXT.filter(str.strip))
@@ -173,8 +173,8 @@ def test_truncation_policies():
     kept, _ = fit("decoder", (4, 3), "error")  # 7 tokens take 6 places
     assert len(kept.targets.ids) == 7
     kept, was_cut = fit("decoder", (6, 3), "cut_prompt")
-    assert kept.targets.ids == [3, 6, 7, 8, 9, 10, 11] and was_cut  # the beginning stays
-    assert kept.targets.weights == [0, 0, 0, 0, 1, 1, 1]
+    assert list(kept.targets.ids) == [3, 6, 7, 8, 9, 10, 11] and was_cut  # the beginning stays
+    assert list(kept.targets.weights) == [0, 0, 0, 0, 1, 1, 1]
     with pytest.raises(records.Dropped, match="nothing to learn"):
         fit("decoder", (7, 3), "cut_response")
     with pytest.raises(Exception, match="rows hold 8 and 6"):

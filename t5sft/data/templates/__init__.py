@@ -1,0 +1,82 @@
+"""Templates: a record becomes one string, cut into pieces that know their role and loss weight.
+
+A template is data: a name of `TEMPLATES`, or the Jinja `chat_template` of a model on Hugging Face.
+Control tokens (beginning of text, end of turn) come from the template alone: text from a user is
+never read for them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+from t5sft import errors
+from t5sft.data import records
+from t5sft.data.templates import pieces
+from t5sft.data.templates.formats import TEMPLATES
+from t5sft.data.templates.pieces import ROLES, Piece, Weights
+from t5sft.data.templates.written import Template, Turn
+
+__all__ = ["ROLES", "TEMPLATES", "Piece", "Template", "Turn", "Weights", "get", "render"]
+
+AS_TEXT = ":text"  # a name with this end: control tokens spelled as text
+
+
+@functools.lru_cache(maxsize=32)
+def get(name: str) -> Template:
+    """Returns the template of this name, or raises ConfigError naming the nearest.
+
+    "chatml:text" is "chatml" for a vocabulary that lacks its control tokens: they are spelled as
+    ordinary text, and the vocabulary's own end token ends an answer.
+    """
+    plain = name.removesuffix(AS_TEXT)
+    if plain not in TEMPLATES:
+        raise errors.ConfigError(
+            f"unknown template {name!r}{errors.suggest(name, TEMPLATES)}; template; "
+            f"use one of {', '.join(TEMPLATES)}"
+        )
+    template = TEMPLATES[plain]
+    if plain == name:
+        return template
+    return dataclasses.replace(template, controls=(), optional=(), end="eos", name=name)
+
+
+def fingerprint(name: str) -> str:
+    """Returns what changes whenever the template's text changes: part of a cache's name."""
+    return hashlib.sha256(repr(get(name)).encode()).hexdigest()
+
+
+def render(
+    record: records.Record, template: Template, weights: Sequence[Weights] | None = None
+) -> list[Piece]:
+    """Writes a whole conversation once.
+
+    Args:
+      weights: for each message; default: every assistant turn and the end token after it weigh
+        the message's own weight, all else 0.
+
+    Raises:
+      DataError: something the template cannot write, or no assistant turn at the end.
+
+    Example (template "lines"):
+      user "Name a prime."  ->  "Name a prime." "\\n"   weight 0
+      assistant "2"         ->  "2" <eos>               weight 1
+    """
+    written = template.render(record, weights)
+    return [piece for piece in written if piece.text or piece.starts_response]
+
+
+def render_prompt(record: records.Record, template: Template) -> list[Piece]:
+    """Writes the conversation up to its last answer: what a model is given to answer.
+
+    It is the front part of `render` by construction, so that training and inference cannot differ.
+    """
+    return [piece for piece in template.render_prompt(record) if piece.text]
+
+
+def ending(template: Template) -> str:
+    """Returns the name of the control token that ends an assistant's turn ("eos": the own one)."""
+    return template.ending()
+
+
+prompt_of = pieces.prompt_of
