@@ -20,7 +20,7 @@ import numpy as np
 import step as step_bench
 import windows
 
-from t5sft.data import cache, prepare, preprocess, records
+from t5sft.data import cache, fingerprint, prepare, preprocess, records
 from t5sft.train import optim
 
 EOS = 1
@@ -63,7 +63,8 @@ def write_cache(data: prepare.Data, layout: str, examples: list[preprocess.Examp
         counts = {"read": len(part), "kept": len(part), "tokens": sum(tokens)}
         counts["learnt_tokens"] = int(learnt)
         tasks = {data.task: {"rate": 1.0, **counts}}
-        cache.publish(temporary, directory, {**counts, "tasks": tasks})
+        origin = prepare.origin(data, layout, split, fingerprint.measure(data, []))
+        cache.publish(temporary, directory, {**counts, "tasks": tasks, **origin})
 
 
 def main() -> None:

@@ -2,13 +2,19 @@
 
 A directory per split, with a subdirectory per task of flat NumPy arrays (memory-mapped on reading)
 and a `card.json` that counts what was read, dropped and cut. It appears whole or not at all.
+
+  inputs.ids int32, inputs.weights float32, inputs.roles int8, and the same of targets: flat
+  inputs.offsets, targets.offsets [n + 1]: where example i begins and ends
+  numbers [n]: the record an example came from, by its place in the task's split
+  units [u + 1]: examples of a unit that must share a row (pairs, ranked answers); absent: each one
+  labels [n] float32: of preferences and rankings; absent: none
 """
 
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +22,7 @@ import numpy as np
 from t5sft import errors
 from t5sft.data import preprocess
 
-_COLUMNS = (("ids", np.int32), ("weights", np.float32), ("roles", np.int8))
+COLUMNS = (("ids", np.int32), ("weights", np.float32), ("roles", np.int8))
 
 
 class Examples(NamedTuple):
@@ -41,7 +47,7 @@ class Examples(NamedTuple):
         parts = []
         for side, offsets in (("inputs", self.inputs_offsets), ("targets", self.targets_offsets)):
             part = slice(offsets[i], offsets[i + 1])
-            columns = (self.columns[f"{side}.{name}"][part] for name, _ in _COLUMNS)
+            columns = (self.columns[f"{side}.{name}"][part] for name, _ in COLUMNS)
             parts.append(preprocess.Tokens(*columns))
         return preprocess.Example(*parts)
 
@@ -59,15 +65,23 @@ def write_task(directory: pathlib.Path, examples: list[preprocess.Example], numb
     """Writes the arrays of one task."""
     directory.mkdir(parents=True)
     for side in ("inputs", "targets"):
-        parts = [getattr(example, side) for example in examples]
-        offsets = np.cumsum([0, *(len(part.ids) for part in parts)], dtype=np.int64)
+        offsets, columns = flatten([getattr(example, side) for example in examples])
         np.save(directory / f"{side}.offsets.npy", offsets)
-        for name, dtype in _COLUMNS:
-            flat = np.empty(offsets[-1], dtype)
-            for start, part in zip(offsets, parts, strict=False):
-                flat[start : start + len(part.ids)] = getattr(part, name)
+        for name, flat in columns.items():
             np.save(directory / f"{side}.{name}.npy", flat)
     np.save(directory / "numbers.npy", np.asarray(numbers, np.int64))
+
+
+def flatten(tokens: Sequence[preprocess.Tokens]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns offsets [n + 1] and the columns of n token sequences, one after the other."""
+    offsets = np.cumsum([0, *(len(one.ids) for one in tokens)], dtype=np.int64)
+    columns = {}
+    for name, dtype in COLUMNS:
+        flat = np.empty(offsets[-1], dtype)
+        for start, one in zip(offsets.tolist(), tokens, strict=False):
+            flat[start : start + len(one.ids)] = getattr(one, name)
+        columns[name] = flat
+    return offsets, columns
 
 
 def publish(temporary: pathlib.Path, directory: pathlib.Path, card: dict):
@@ -75,7 +89,7 @@ def publish(temporary: pathlib.Path, directory: pathlib.Path, card: dict):
 
     When another process was quicker its work stays: both hold the same content.
     """
-    (temporary / "card.json").write_text(json.dumps(card, indent=1))
+    write_card(temporary, card)
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(temporary, directory)
@@ -83,6 +97,14 @@ def publish(temporary: pathlib.Path, directory: pathlib.Path, card: dict):
         if not (directory / "card.json").exists():
             raise
         shutil.rmtree(temporary)
+
+
+def write_card(directory: pathlib.Path, card: dict):
+    """Writes the card of a split, whole or not at all."""
+    path = directory / "card.json"
+    temporary = path.with_name(f".card.{os.getpid()}")
+    temporary.write_text(json.dumps(card, indent=1))
+    os.replace(temporary, path)
 
 
 def read_split(directory: pathlib.Path) -> Split:
@@ -97,12 +119,16 @@ def read_split(directory: pathlib.Path) -> Split:
         for task in card["tasks"]:
             files = {
                 path.name.removesuffix(".npy"): np.load(path, mmap_mode=_mmap(path))
-                for path in sorted((directory / task.replace(":", "_")).glob("*.npy"))
+                for path in sorted((directory / folder(task)).glob("*.npy"))
             }
-            offsets = (files.pop("inputs.offsets"), files.pop("targets.offsets"))
-            rest = {name: files.pop(name, None) for name in ("units", "labels")}
-            numbers = files.pop("numbers")
-            tasks[task] = Examples(columns=files, numbers=numbers, **_named(offsets), **rest)
+            tasks[task] = Examples(
+                inputs_offsets=files.pop("inputs.offsets"),
+                targets_offsets=files.pop("targets.offsets"),
+                numbers=files.pop("numbers"),
+                units=files.pop("units", None),
+                labels=files.pop("labels", None),
+                columns=files,
+            )
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise errors.DataError(
             f"the prepared data is damaged: {error}; {directory}; remove the directory, "
@@ -112,8 +138,9 @@ def read_split(directory: pathlib.Path) -> Split:
     return Split(tasks, rates, card, directory.name)
 
 
-def _named(offsets):
-    return {"inputs_offsets": offsets[0], "targets_offsets": offsets[1]}
+def folder(task: str) -> str:
+    """Returns the name of a task's directory within a split."""
+    return task.replace(":", "_").replace("/", "_")
 
 
 def _mmap(path: pathlib.Path):

@@ -5,12 +5,11 @@ runs in a child process, so that TensorFlow never enters the process that trains
 1 GB of memory, ten seconds, and on a GPU host the GPU).
 """
 
-import ast
+import contextlib
 import dataclasses
+import errno
 import glob
-import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -19,15 +18,12 @@ import subprocess
 import sys
 import time
 import typing
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from t5sft import errors
-from t5sft.data import cache, preprocess, records, templates, vocab
-
-OnBadRecord = Literal["error", "skip"]
-Unlearnt = Literal["drop", "error"]
+from t5sft.data import cache, data_card, fingerprint, preprocess, templates, workshop
+from t5sft.data import files as files_lib
+from t5sft.data import parts as parts_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Data:
     data: str | None = None
     format: str | None = None
     columns: Mapping[str, str] | None = None
-    on_bad_record: OnBadRecord = "error"
+    on_bad_record: files_lib.OnBadRecord = "error"
     template: str = "plain"
     objective: preprocess.Objective = "instruction"
     learn: preprocess.Learn = "all_assistant"
@@ -69,7 +65,7 @@ class Data:
     encoder_length: int = 512
     decoder_length: int = 512
     too_long: preprocess.TooLong = "drop"
-    unlearnt: Unlearnt = "drop"
+    unlearnt: preprocess.Unlearnt = "drop"
     noise_density: float = 0.15
     seed: int = 0
     cache_dir: str | None = None
@@ -80,8 +76,8 @@ class Data:
             ("objective", preprocess.Objective),
             ("learn", preprocess.Learn),
             ("too_long", preprocess.TooLong),
-            ("on_bad_record", OnBadRecord),
-            ("unlearnt", Unlearnt),
+            ("on_bad_record", files_lib.OnBadRecord),
+            ("unlearnt", preprocess.Unlearnt),
         ):
             known, value = typing.get_args(allowed), getattr(self, field)
             if value not in known:
@@ -104,78 +100,99 @@ def files(path: str) -> list[pathlib.Path]:
 
 
 def directory(data: Data, layout: str, split: str) -> pathlib.Path:
-    """Returns where the split is or will be prepared: a path named by all that decides it."""
-    root = data.cache_dir or os.environ.get("T5SFT_CACHE")
-    if not root:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "t5sft"
-    return pathlib.Path(root).expanduser() / "prepared" / digest(data, layout, split)
+    """Returns where the split is prepared, or will be if its task reads nothing but `data.data`."""
+    ready, _ = find(data, layout, split)
+    return ready or _root(data) / digest(data, layout, split)
 
 
 def digest(data: Data, layout: str, split: str) -> str:
     """Returns a name made of the settings and the bytes of data, vocabulary, tasks and code."""
-    values = {k: v for k, v in dataclasses.asdict(data).items() if k != "cache_dir"}
-    values["vocabulary"] = vocab.load(data.vocabulary).fingerprint()
-    values["data"] = data.data and [_sha256(path) for path in files(data.data)]
-    values["template"] = templates.fingerprint(data.template)
-    code = sorted(path for name in _CODE for path in pathlib.Path(__file__).parent.glob(name))
-    for module in data.modules:
-        code += _sources(module, set())
-    values["code"] = [_sha256(path) for path in code]
-    text = json.dumps([values, layout, split], sort_keys=True)
-    return f"{data.task}-{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    measured = fingerprint.measure(data, [])
+    return f"{_stem(data, layout, split)}-{fingerprint.content(measured)}"
 
 
-_CODE = (
-    *("cache.py", "define.py", "denoising.py", "prepare.py", "preprocess.py", "records.py"),
-    *("sources.py", "templates/*.py", "tokenizer_json.py", "tokens.py", "truncation.py"),
-    "vocab.py",
-)
+def origin(data: Data, layout: str, split: str, measured: dict) -> dict:
+    """Returns what a card says of what it was made of: `find` compares it.
 
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sources(module: str, seen: set[str]) -> list[pathlib.Path]:
-    """Returns the source files of a task module and of those of its package that it imports.
-
-    Nothing is imported but the packages above the module.
+    Args:
+      measured: the source files, by `fingerprint.measure`.
     """
-    seen.add(module)
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        if len(seen) == 1:
-            raise errors.ConfigError(f"no module {module!r}; Data.modules; check the name")
-        return []  # a name imported from a module, or a compiled one
-    package = module if spec.submodule_search_locations else module.rpartition(".")[0]
-    found = [pathlib.Path(spec.origin)]
-    for node in ast.walk(ast.parse(found[0].read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names = [name, *(f"{name}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if package and name.startswith(f"{package}.") and name not in seen:
-                found += _sources(name, seen)
-    return found
+    settings = fingerprint.settings(data, layout, split)
+    return {"format": fingerprint.FORMAT, "settings": settings, "sources": measured}
+
+
+def _root(data: Data) -> pathlib.Path:
+    root = data.cache_dir or os.environ.get("T5SFT_CACHE")
+    if not root:
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "t5sft"
+    return pathlib.Path(root).expanduser() / "prepared"
+
+
+def _stem(data: Data, layout: str, split: str) -> str:
+    """Returns the part of a name that the source files have no share in."""
+    name = fingerprint.short(fingerprint.settings(data, layout, split))
+    return f"{fingerprint.file_name(data.task)}-{fingerprint.file_name(split)}-{name}"
+
+
+def find(data: Data, layout: str, split: str) -> tuple[pathlib.Path | None, str]:
+    """Returns a split prepared from what is there now, or (None, why there is none).
+
+    Quick, and without SeqIO: sources are told by size and time, and hashed where these differ.
+    """
+    reasons = []
+    for card, path in _cards(data, f"{_stem(data, layout, split)}-*"):
+        reason, renewed = fingerprint.changed(data, card["sources"])
+        if not reason:
+            if renewed is not None:
+                with contextlib.suppress(OSError):  # a cache that others own is not written
+                    cache.write_card(path, {**card, "sources": renewed})
+            return path, ""
+        reasons.append(reason)
+    if reasons:
+        return None, reasons[0]
+    task, of = fingerprint.file_name(data.task), fingerprint.file_name(split)
+    for card, _ in _cards(data, f"{task}-{of}-*"):
+        now = fingerprint.settings(data, layout, split)
+        return None, fingerprint.differences(card["settings"], now) or "the sources changed"
+    return None, "not prepared before"
+
+
+def _cards(data: Data, pattern: str) -> list[tuple[dict, pathlib.Path]]:
+    """Returns the cards of this format whose directories match, the newest first."""
+    found = []
+    for path in _root(data).glob(f"{pattern}/card.json"):
+        with contextlib.suppress(OSError, ValueError):
+            card = json.loads(path.read_text())
+            if card.get("format") == fingerprint.FORMAT:
+                found.append((path.stat().st_mtime_ns, card, path.parent))
+    return [pair[1:] for pair in sorted(found, key=lambda one: -one[0])]
 
 
 class Preparation:
-    """Splits being prepared by a child process, or prepared already."""
+    """Splits being prepared by a child process, or prepared already.
 
-    def __init__(self, data: Data, layout: str, splits: Sequence[str]):
-        self._directories = [directory(data, layout, split) for split in splits]
+    Args:
+      workers: processes that tokenise; None: one per core.
+    """
+
+    def __init__(
+        self, data: Data, layout: str, splits: Sequence[str], *, workers: int | None = None
+    ):
+        found = [find(data, layout, split) for split in splits]
+        self._directories = [path for path, _ in found]
         self._child = None
-        if not all((path / "card.json").exists() for path in self._directories):
+        for split, (path, why) in zip(splits, found, strict=True):
+            if path is None:
+                print(f"preparing {data.task}, {split}: {why}", file=sys.stderr, flush=True)
+        if None in self._directories:
             request = {"data": dataclasses.asdict(data), "layout": layout, "splits": list(splits)}
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "t5sft.data.prepare", json.dumps(request)],
+                [
+                    sys.executable,
+                    "-m",
+                    "t5sft.data.prepare",
+                    json.dumps(request | {"workers": workers}),
+                ],
                 stdout=subprocess.PIPE,
                 text=True,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -188,18 +205,18 @@ class Preparation:
         """
         if self._child is not None:
             output, _ = self._child.communicate()
+            name, _, message = output.strip().rpartition("\n")[2].partition(" ")
             if self._child.returncode:
-                name, _, message = output.strip().rpartition("\n")[2].partition(" ")
                 if name not in _RAISED:
                     message = f"the process died with code {self._child.returncode}; see above"
                     raise errors.DataError(f"preparing the data failed; {message}")
                 raise _RAISED[name](message)
+            self._directories = [pathlib.Path(path) for path in json.loads(message)]
             self._child = None
-        return [cache.read_split(path) for path in self._directories]
+        return [cache.read_split(path) for path in self._directories if path is not None]
 
 
 _RAISED = {kind.name: kind for kind in errors.T5sftError.__subclasses__()}
-_STALE_SECONDS = 24 * 3600  # after which an unfinished directory belongs to a dead process
 
 
 def prepare(*, model, data: Data, splits: Sequence[str] = ("train", "validation")) -> dict:
@@ -229,39 +246,6 @@ def describe(name: str, card: dict) -> str:
     )
 
 
-def prepare_split(data: Data, layout: str, split: str) -> pathlib.Path:
-    """Reads, renders, tokenises and caches one split of every task; returns its directory.
-
-    Imports SeqIO: call it in a process that does not train.
-    """
-    from t5sft.data import define
-
-    register(data)
-    target = directory(data, layout, split)
-    if (target / "card.json").exists():
-        return target
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    for unfinished in target.parent.glob(f".{target.name}.*.tmp"):
-        if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.rmtree(temporary, ignore_errors=True)
-    start, card = time.monotonic(), {}
-    for task, rate in define.rates(data.task).items():
-        counts, examples, numbers = _task_examples(data, layout, task, split)
-        if not examples:
-            raise errors.DataError(
-                f"no example left of {counts['read']}: {dict(counts)}; task {task!r}, split "
-                f"{split!r}; raise encoder_length/decoder_length or see too_long"
-            )
-        cache.write_task(temporary / task.replace(":", "_"), examples, numbers)
-        card[task] = {"rate": rate, **counts}
-    total = sum((Counter(entry) for entry in card.values()), Counter())
-    total.pop("rate")
-    summary = {"seconds": round(time.monotonic() - start, 2), **total, "tasks": card}
-    cache.publish(temporary, target, summary)
-    return target
-
-
 def register(data: Data):
     """Imports the modules that define the tasks, and hands them the settings.
 
@@ -278,70 +262,73 @@ def register(data: Data):
             module.register(data)
 
 
-def _task_examples(data: Data, layout: str, task: str, split: str):
-    from t5sft.data import define
+def prepare_split(
+    data: Data, layout: str, split: str, *, pool: workshop.Pool | None = None
+) -> pathlib.Path:
+    """Reads, renders, tokenises and caches one split of every task; returns its directory.
 
-    counts, examples, numbers = Counter(read=0, kept=0, dropped=0, truncated=0), [], []
-    for position, record in define.read_records(task, split):
-        counts["read"] += 1
-        try:
-            if isinstance(record, records.Dropped):
-                raise record
-            example, was_cut = make_example(record, data, layout)
-        except records.Dropped as reason:
-            counts["dropped"] += 1
-            counts[f"dropped: {reason}"] += 1
-            if data.unlearnt == "error" and str(reason) == "nothing to learn":
-                raise errors.DataError(
-                    f"an example has no token to learn; {task}[{position}]; "
-                    "mend the example, or unlearnt='drop'"
-                ) from None
-            continue
-        counts["kept"] += 1
-        counts["truncated"] += was_cut
-        counts["tokens"] += len(example.inputs.ids) + len(example.targets.ids)
-        counts["learnt_tokens"] += sum(weight > 0 for weight in example.targets.weights)
-        examples.append(example)
-        numbers.append(position)
-    return counts, examples, numbers
+    Imports SeqIO: call it in a process that does not train. What a killed one has tokenised is
+    not done again.
 
+    Args:
+      pool: processes that tokenise; None: this one. The result does not depend on it.
+    """
+    from t5sft.data import define, reading
 
-def make_example(record: records.Record, data: Data, layout: str):
-    """Turns one record into tokens as `data` says; returns (Example, whether it was cut)."""
-    vocabulary = vocab.load(data.vocabulary)
-    if data.objective == "instruction":
-        example = preprocess.instruction(
-            record,
-            vocabulary,
-            templates.get(data.template),
-            layout=layout,
-            learn=data.learn,
-            prompt_weight=data.prompt_weight,
-        )
-    elif data.objective == "language_model":
-        example = preprocess.language_model(record, vocabulary)
-    else:
-        example = preprocess.span_corruption(
-            record, vocabulary, noise_density=data.noise_density, seed=data.seed
-        )
-    return preprocess.fit(
-        example,
-        layout=layout,
-        encoder_length=data.encoder_length,
-        decoder_length=data.decoder_length,
-        too_long=data.too_long,
-    )
+    register(data)
+    start = time.monotonic()
+    rates = define.rates_of_split(data.task, split)
+    stem = _stem(data, layout, split)
+    listed = [path for task in rates for path in reading.source_files(task, split)]
+    with workshop.in_background(fingerprint.measure, data, listed) as sources:
+        with workshop.directory_of_parts(_root(data), stem) as parts:
+            done = {
+                task: workshop.tokenise(
+                    parts / cache.folder(task), task, split, data, layout, pool=pool
+                )
+                for task in rates
+            }
+            measured = sources.result()
+            target = _root(data) / f"{stem}-{fingerprint.content(measured)}"
+            made = origin(data, layout, split, measured)
+            if (target / "card.json").exists():  # other files came to the sources' directory
+                card = json.loads((target / "card.json").read_text())
+                cache.write_card(target, {**card, **made})
+                return target
+            temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            tasks = {
+                task: data_card.of_task(
+                    rates[task],
+                    counts,
+                    parts_lib.merge(temporary / cache.folder(task), paths),
+                )
+                for task, (counts, paths) in done.items()
+            }
+            seconds = round(time.monotonic() - start, 2)
+            summary = {"seconds": seconds, **data_card.total(tasks), "tasks": tasks, **made}
+            cache.publish(temporary, target, summary)
+    return target
 
 
 def main(argument: str) -> int:
     """The child process: prepares the splits that the JSON argument asks for."""
     request = json.loads(argument)
     try:
-        for split in request["splits"]:
-            prepare_split(Data(**request["data"]), request["layout"], split)
+        data, paths = Data(**request["data"]), []
+        with workshop.Pool(request["workers"]) as pool:  # before TensorFlow and its threads
+            for split in request["splits"]:
+                paths.append(str(prepare_split(data, request["layout"], split, pool=pool)))
     except errors.T5sftError as error:
         print(error.name, str(error).replace("\n", " "))
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        where = error.filename or "the cache"
+        print(f"{errors.StorageError.name} {error.strerror}; {where}; make room or set T5SFT_CACHE")
+        return errors.StorageError.exit_code
+    print("DONE", json.dumps(paths))
     return 0
 
 

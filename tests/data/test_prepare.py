@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from t5sft import errors
-from t5sft.data import cache, prepare
+from t5sft.data import cache, parts, prepare, workshop
 
 TOY = prepare.Data(
     task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16
@@ -103,8 +103,12 @@ def test_card_counts_what_was_read_dropped_and_cut(data, too_long, counts, kept)
     data = dataclasses.replace(data, too_long=too_long)
     split = cache.read_split(prepare.prepare_split(data, "encoder_decoder", "train"))
     expected = {"read": 5, **counts}
-    assert split.card["tasks"] == {"toy_file": {"rate": 1.0, **expected}}
-    assert {key: split.card.get(key, 0) for key in expected} == expected
+    for card in (split.card, split.card["tasks"]["toy_file"]):
+        assert {key: card[key] for key in expected} == expected
+        assert card["examples"] == counts["kept"]
+        cut = {key: n for key, n in card.items() if key.startswith("truncated: ")}
+        assert cut == ({f"truncated: {too_long}": 1} if counts["truncated"] else {})
+    assert split.card["tasks"]["toy_file"]["rate"] == 1.0
     assert split.tasks["toy_file"].numbers.tolist() == kept
     line = prepare.describe("train", split.card)
     assert line.startswith(f"train: 5 examples read, {counts['kept']} kept, ")
@@ -114,7 +118,7 @@ def test_card_counts_what_was_read_dropped_and_cut(data, too_long, counts, kept)
 def complaint(kind, data, layout="encoder_decoder", split="train"):
     with pytest.raises(kind) as raised:
         prepare.prepare_split(data, layout, split)
-    assert not list(pathlib.Path(data.cache_dir).glob("prepared/*"))
+    assert not list(pathlib.Path(data.cache_dir).glob("prepared/[!.]*"))
     return str(raised.value)
 
 
@@ -140,39 +144,50 @@ def test_a_bad_row_stops_it_and_is_told(data):
     assert f"{data.data}[1]" in complaint(errors.DataError, data)
 
 
-def test_cut_short_it_leaves_no_half_cache(data, monkeypatch):
-    """The mixture has two tasks: the process ends between the first and the second."""
+def test_cut_short_it_leaves_no_half_cache_and_takes_up_its_work(data, monkeypatch):
+    """The mixture has two tasks: the process ends while it writes the second."""
     data = dataclasses.replace(data, task="toy")
-    write_task, written = cache.write_task, []
+    merge, written = parts.merge, []
 
-    def dies(directory, *arguments):
+    def dies(directory, paths):
         if written:
             raise KeyboardInterrupt
         written.append(directory)
-        write_task(directory, *arguments)
+        return merge(directory, paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write_task", dies)
+        patch.setattr(parts, "merge", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare_split(data, "encoder_decoder", "train")
     (half,) = written
     assert (half / "targets.ids.npy").exists()  # what a killed process leaves behind
     target = prepare.directory(data, "encoder_decoder", "train")
     assert not target.exists()
+    monkeypatch.setattr(parts, "make", None)  # every chunk has been tokenised already
     assert prepare.prepare_split(data, "encoder_decoder", "train") == target
     assert len(cache.read_split(target).tasks) == 2
+    assert not list(target.parent.glob(".*.parts"))
 
 
-def test_only_what_dead_processes_left_is_removed(data):
+def test_only_work_that_nobody_will_take_up_is_removed(data):
     """Hosts that share a cache, or two runs begun together, prepare the same split at once."""
     target = prepare.directory(data, "decoder", "train")
-    dead, alive = (target.parent / f".{target.name}.{pid}.tmp" for pid in (2**22 + 1, 1))
-    for path in (dead, alive):
+    old, recent = (target.parent / f".{target.name}.{pid}.tmp" for pid in (2**22 + 1, 1))
+    for path in (old, recent):
         path.mkdir(parents=True)
-    os.utime(dead, (0, 0))
+    os.utime(old, (0, 0))
     prepare.prepare_split(data, "decoder", "train")
-    assert alive.exists() and not dead.exists()
-    assert sorted(target.parent.iterdir()) == sorted([alive, target])
+    assert recent.exists() and not old.exists()
+    assert sorted(target.parent.iterdir()) == sorted([recent, target])
+
+
+def test_two_processes_at_the_same_split_do_not_meet(data):
+    root = prepare.directory(data, "decoder", "train").parent
+    with workshop.directory_of_parts(root, "same") as first:
+        with workshop.directory_of_parts(root, "same") as second:
+            assert first != second and second.exists()
+        assert first.exists() and not second.exists()
+    assert not list(root.iterdir())
 
 
 def test_the_quicker_of_two_processes_wins(data, tmp_path):
@@ -198,7 +213,7 @@ def test_an_example_without_a_learnt_token_is_dropped_or_an_error(data):
     split = cache.read_split(prepare.prepare_split(data, "decoder", "train"))
     assert (split.card["kept"], split.card["dropped: nothing to learn"]) == (1, 1)
     data = dataclasses.replace(data, unlearnt="error", cache_dir=data.cache_dir + "2")
-    assert "no token to learn; toy_file[1]" in complaint(errors.DataError, data, "decoder")
+    assert "no token of it learns; toy_file[1]" in complaint(errors.DataError, data, "decoder")
 
 
 def test_a_directory_given_as_data_is_where_tasks_look(data, tmp_path, monkeypatch):

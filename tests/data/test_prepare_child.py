@@ -39,7 +39,7 @@ def child(data, tmp_path, monkeypatch, source):
     data = dataclasses.replace(data, modules=("broken_task",))
     with pytest.raises(errors.T5sftError) as raised:
         prepare.Preparation(data, "decoder", ("train",)).result()
-    assert not list(pathlib.Path(data.cache_dir).glob("prepared/*"))
+    assert not list(pathlib.Path(data.cache_dir).glob("prepared/[!.]*"))
     return raised.value
 
 
@@ -76,18 +76,18 @@ def test_a_child_prepares_and_this_process_stays_without_tensorflow(tmp_path):
         textwrap.dedent("""
         import os, pathlib, signal
         import toy_task
-        from t5sft.data import cache
+        from t5sft.data import parts
 
-        write_task = cache.write_task
+        merge = parts.merge
 
         def dies(directory, *arguments):
             mark = pathlib.Path(__file__).with_suffix(".mark")
             if mark.exists() or directory.name == "toy_copy":
-                return write_task(directory, *arguments)
+                return merge(directory, *arguments)
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-        cache.write_task = dies
+        parts.merge = dies
         """)
     )
     code = f"""

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from t5sft import errors
-from t5sft.data import define, prepare, preprocess, records, sources, templates, vocab
+from t5sft.data import define, parts, prepare, preprocess, records, sources, templates, vocab
 from t5sft.evaluate import evaluator, run, scores
 from t5sft.generate import decode
 from t5sft.models import decoder, t5
@@ -54,7 +54,10 @@ def test_questions_are_the_prompts_of_training_in_order(layout):
         assert task.answers == [record.messages[-1].content for record in read]
         assert task.texts == [record.messages[0].content for record in read]
         for prompt, record in zip(task.prompts, read, strict=True):
-            example = prepare.make_example(record, DATA, layout)[0]
+            template = templates.get(DATA.template)
+            options = parts.options(DATA, layout)
+            made = preprocess.examples(record, vocab.load(DATA.vocabulary), template, options)
+            example = made.units[0][0]
             trained = example.inputs if layout == "encoder_decoder" else example.targets
             assert prompt == list(trained.ids[: len(prompt)])
             assert not any(trained.weights[: len(prompt)])
