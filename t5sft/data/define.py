@@ -48,11 +48,24 @@ def add_task(
     return name
 
 
-def add_mixture(name: str, tasks: Sequence[str] | Mapping[str, float]) -> str:
-    """Registers a SeqIO mixture: equal rates for a list of tasks, or the given ones."""
+def add_mixture(
+    name: str,
+    tasks: Sequence[str] | Mapping[str, float | Callable[[Any], float]],
+    *,
+    replace: bool = False,
+) -> str:
+    """Registers a SeqIO mixture: equal rates for a list of tasks or mixtures, or the given ones.
+
+    Args:
+      tasks: a rate may be a function of the SeqIO task, called when rates are asked for.
+      replace: a mixture of that name may exist.
+    """
     seqio = sources.load_seqio()
     rates = tasks if isinstance(tasks, Mapping) else {task: 1.0 for task in tasks}
-    seqio.MixtureRegistry.add(name, [(task, float(rate)) for task, rate in rates.items()])
+    if replace and name in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.remove(name)
+    listed = [(task, rate if callable(rate) else float(rate)) for task, rate in rates.items()]
+    seqio.MixtureRegistry.add(name, listed)
     return name
 
 

@@ -69,8 +69,13 @@ def alternatives(record: Record) -> list[Record]:
     ]
 
 
-def to_json(record: Record) -> str:
-    """Writes a record as JSON text: the feature `record` of a task. Defaults are left out."""
+def to_json(record: Record | Dropped) -> str:
+    """Writes a record as JSON text: the feature `record` of a task. Defaults are left out.
+
+    A row that a task drops travels, too, so that it is counted with its reason.
+    """
+    if isinstance(record, Dropped):
+        return json.dumps({"dropped": str(record)}, ensure_ascii=False)
     return json.dumps(_plain(record), ensure_ascii=False)
 
 
@@ -88,8 +93,14 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(text: str) -> Record:
-    """Reads what `to_json` wrote."""
+    """Reads what `to_json` wrote.
+
+    Raises:
+      Dropped: the task dropped the row, and says why.
+    """
     fields = json.loads(text)
+    if "dropped" in fields:
+        raise Dropped(fields["dropped"])
     candidates = (
         Candidate(_messages(one["messages"]), one["label"]) for one in fields.pop("candidates", ())
     )

@@ -3,7 +3,7 @@
 google-research/FLAN keeps its patterns in flan/templates.py (610), flan/v2/templates.py (zero-shot,
 few-shot) and flan/v2/flan_templates_branched.py, Apache 2.0. None is shipped here. What is read:
 a dict of lists of string pairs, or of FewShotPattern(...) with string arguments, and later lines
-that give a second name to a list: PATTERNS["a"] = PATTERNS["b"]. Everything else is passed over.
+that add a list, or give one a second name: PATTERNS["a"] = PATTERNS["b"]. All else is passed over.
 """
 
 import ast
@@ -41,10 +41,7 @@ def read(path: pathlib.Path, name: str = "PATTERNS") -> dict[str, list[patterns.
                 raise _fault(path, node, f"{name} is no dict")
             found = _dict(path, value)
         elif found is not None and (key := _key_of(target, name)) is not None:
-            source = _key_of(value, name)
-            if source not in found:
-                raise _fault(path, node, f"{name}[{key!r}] is given no list that stands above it")
-            found[key] = found[source]
+            found[key] = _list_or_name(path, value, name, found)
     if found is None:
         raise errors.DataError(f"no dict {name}; {path}; give FLAN's templates.py")
     return found
@@ -73,6 +70,15 @@ def _string(node) -> str | None:
         left, right = _string(node.left), _string(node.right)
         return None if left is None or right is None else left + right
     return None
+
+
+def _list_or_name(path, value, name: str, found) -> list[patterns.Pattern]:
+    if isinstance(value, ast.List | ast.Tuple):
+        return [_pattern(path, element) for element in value.elts]
+    source = _key_of(value, name)
+    if source not in found:
+        raise _fault(path, value, f"expected a list of patterns, or {name}[...] given above")
+    return found[source]
 
 
 def _dict(path, node: ast.Dict) -> dict[str, list[patterns.Pattern]]:

@@ -15,6 +15,7 @@ PATTERNS = {
     ],
 }
 PATTERNS["ship"] = PATTERNS["boat"]
+PATTERNS["raft"] = [("Is it a raft?", "no")]
 OTHER = {"x": [open("nothing")]}
 for name in PATTERNS:
     print(name)
@@ -46,7 +47,11 @@ def test_reads_pairs_and_names_given_later(file):
         Pattern("{text}\n\nDoes it float?\n{options_}", "{answer}"),
         Pattern("Name a boat.", "{name}"),
     ]
-    assert pattern_files.read(file(FILE)) == {"boat": boat, "ship": boat}
+    assert pattern_files.read(file(FILE)) == {
+        "boat": boat,
+        "ship": boat,
+        "raft": [Pattern("Is it a raft?", "no")],
+    }
 
 
 def test_reads_few_shot_patterns(file):
@@ -90,7 +95,7 @@ def test_never_runs_the_file(text, file, tmp_path):
         ("PATTERNS = {'a': [\n('b',)]}", "a pair of strings .*templates.py:2"),
         ("PATTERNS = {'a': [FewShotPattern(inputs='b')]}", "a pair of strings"),
         ("PATTERNS = {'a': [FewShotPattern(inputs='b', targets='', sep='')]}", "a pair of strings"),
-        ("PATTERNS = {}\nPATTERNS['a'] = PATTERNS['b']", r"PATTERNS\['a'\] is given no list"),
+        ("PATTERNS = {}\nPATTERNS['a'] = PATTERNS['b']", "expected a list of patterns, or PATTERNS"),
         ("(" * 5000, "not Python"),
         ("\0", "not Python"),
         ("PATTERNS = " + "-" * 100_000 + "1", "not Python|no dict"),

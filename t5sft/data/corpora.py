@@ -1,0 +1,176 @@
+"""Corpora: public data sets as SeqIO tasks that yield records.
+
+A corpus is a folder of T5SFT_DATA, the files of each split in it, and what to fetch when nothing is
+there. Registering its tasks looks at no file; the first example does.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from t5sft import errors
+from t5sft.data import define, files, readers, records, sources
+from t5sft.data.flan import render
+
+HELD_OUT_EVERY = 50
+Made = records.Record | records.Dropped
+Read = Callable[[Mapping[str, Any], str, int], "Made | Iterable[Made]"]
+
+
+class Part(NamedTuple):
+    """The rows of one split."""
+
+    pattern: str  # a file, glob or directory below the corpus's folder
+    keep: Literal["all", "train", "held_out"] = "all"  # held_out: every 50th row; train: the rest
+
+
+class Corpus(NamedTuple):
+    """Where a public data set lies, and how to get it."""
+
+    folder: str
+    how_to_get: str
+    parts: Mapping[str, Part]
+    header: Sequence[str] | None = None  # the columns of TSV files that name none
+
+    def paths(self, split: str) -> list[pathlib.Path]:
+        """Returns the files of a split.
+
+        Raises:
+          DataError: nothing is there; says what to fetch and where to put it.
+        """
+        return files.find(self.folder, self.parts[split].pattern, how_to_get=self.how_to_get)
+
+    def rows(self, split: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Yields (index, where, row) of a split; the index counts all rows of its files."""
+        keep = self.parts[split].keep
+        located = files.read_rows(self.paths(split), header=self.header)
+        for index, (where, row) in enumerate(located):
+            is_held_out = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            if keep == "all" or is_held_out == (keep == "held_out"):
+                yield index, where, row
+
+    def read(self, split: str, read: Read) -> Iterator[Made]:
+        """Yields what `read(row, where, index)` makes of the rows: one record or several."""
+        for index, where, row in self.rows(split):
+            made = read(row, where, index)
+            yield from [made] if isinstance(made, records.Record | records.Dropped) else made
+
+
+def folder(name: str) -> pathlib.Path:
+    """Returns the folder of a corpus: of that name in T5SFT_DATA, or T5SFT_DATA itself."""
+    root = files.paths.data_folder()
+    return root if root.name == name and not (root / name).exists() else root / name
+
+
+def held_out(pattern: str) -> dict[str, Part]:
+    """Returns the splits of a corpus that has none: every 50th row is "validation"."""
+    return {"train": Part(pattern, "train"), "validation": Part(pattern, "held_out")}
+
+
+def source(
+    make: Callable[[str], Iterator[Made]],
+    paths: Callable[[str], list[pathlib.Path]],
+    splits: Sequence[str],
+    *,
+    count: Callable[[str], int] | None = None,
+) -> Any:
+    """Returns a SeqIO source of records that are made as they are read.
+
+    Args:
+      make: split -> records, or why there is none: those are counted where records are read.
+      paths: split -> the files they come from.
+      count: split -> number of records, where it is known without making them.
+    """
+    seqio = sources.load_seqio()
+    import tensorflow as tf
+
+    def dataset(split, shuffle_files=False, seed=None):
+        del shuffle_files, seed
+
+        def generate():
+            for made in make(split):
+                yield {"record": records.to_json(made).encode()}
+
+        signature = {"record": tf.TensorSpec((), tf.string)}
+        return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+    def num_input_examples(split):
+        if count is not None:
+            return count(split)
+        return sum(isinstance(made, records.Record) for made in make(split))
+
+    made = seqio.FunctionDataSource(dataset, splits=tuple(splits))
+    made.records = make
+    made.list_shards = lambda split: [str(path) for path in paths(split)]
+    made.num_input_examples = num_input_examples
+    return made
+
+
+def add_task(
+    name: str,
+    corpus: Corpus,
+    read: Read,
+    *,
+    metric_fns: Sequence[Callable] = (),
+    postprocess_fn: Callable | None = None,
+) -> str:
+    """Registers a corpus as a SeqIO task; `read(row, where, index)` makes records of a row."""
+    return define.add_task(
+        name,
+        source(lambda split: corpus.read(split, read), corpus.paths, tuple(corpus.parts)),
+        fields=("record",),
+        metric_fns=metric_fns,
+        postprocess_fn=postprocess_fn,
+    )
+
+
+def num_examples(cap: int | None = None) -> Callable[[Any], float]:
+    """Returns a mixing rate: the training examples of a task, at most `cap`; counted when asked."""
+
+    def rate(task):
+        size = task.num_input_examples("train")
+        return float(size if cap is None else min(size, cap))
+
+    return rate
+
+
+def text(row: Mapping[str, Any], field: str, where: str) -> str:
+    """Returns the text of a field, or raises DataError naming it; null is the empty text."""
+    if field not in row:
+        raise errors.DataError(
+            f"no field {field!r}{errors.suggest(field, row)}; {where}; "
+            f"the row has {', '.join(sorted(row)) or 'no fields'}"
+        )
+    value = row[field]
+    if value is not None and not isinstance(value, str):
+        raise errors.DataError(f"field {field!r} is a {type(value).__name__}; {where}; give text")
+    return value or ""
+
+
+def answered(question: str, answer: str, *, context: str = "", **metadata: str) -> Made:
+    """Makes a record of a question and its answer, or drops it where the answer is empty."""
+    if not answer.strip():
+        return records.Dropped("empty response")
+    messages = (records.Message("user", question, context), records.Message("assistant", answer))
+    return records.Record(messages, metadata={k: v for k, v in metadata.items() if v})
+
+
+def rendered(made: render.Rendered | records.Dropped, **metadata: str) -> Made:
+    """Makes a record of an example that `flan.render` has written."""
+    if isinstance(made, records.Dropped):
+        return made
+    return answered(made.inputs, made.targets, **{**made.metadata, **metadata})
+
+
+def reader(format: str, then: Callable[[records.Record], Made] | None = None) -> Read:
+    """Returns a `read` that reads rows of one of the known formats, then changes the record."""
+
+    def read(row, where, index):
+        del index
+        try:
+            record = readers.read(row, format, where=where)
+        except records.Dropped as reason:
+            return reason
+        return record if then is None else then(record)
+
+    return read
