@@ -1,8 +1,8 @@
 """Alpaca: instructions with answers written by text-davinci-003 from 175 seed tasks.
 
 Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca; 52,002 rows; data licence CC BY-NC 4.0.
-Any JSON list or JSONL file with these fields will do, plain or .gz: `--data FILE`. Every 50th row
-is held out as "validation".
+Any file of these fields will do (JSON, JSONL, CSV, Parquet ..., also compressed), a glob or a
+folder: `--data FILE`. Every 50th row is held out as "validation".
 Example: {"instruction": "Name two primes.", "input": "", "output": "2 and 3."}
 """
 
@@ -12,12 +12,16 @@ from t5sft.evaluate import scores
 
 
 def register(data: prepare.Data):
-    """Registers the SeqIO task `alpaca` over a file."""
+    """Registers the SeqIO task `alpaca` over files."""
     if data.data is None:
         raise errors.ConfigError(
             "no data file; task alpaca; give --data alpaca_data.json "
             "(github.com/tatsu-lab/stanford_alpaca), or any file of instruction, input, output"
         )
-    fields = ("instruction", "input", "output")
-    source = sources.json_rows(data.data, fields, optional=("input",))
-    define.add_task("alpaca", source, fields=fields, metric_fns=[scores.exact_match], replace=True)
+    define.add_task(
+        "alpaca",
+        sources.from_data(data, "alpaca"),
+        fields=("record",),
+        metric_fns=[scores.exact_match],
+        replace=True,
+    )

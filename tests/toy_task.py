@@ -6,9 +6,7 @@ toy          both, two to one
 toy_file     rows of a JSON file with inputs, targets and, if not "train", split
 """
 
-import pathlib
-
-from t5sft.data import define, prepare, sources
+from t5sft.data import define, files, prepare, sources
 from t5sft.evaluate import scores
 
 METRICS = [scores.exact_match]
@@ -34,8 +32,8 @@ def register(data: prepare.Data):
         return
 
     def make(split):
-        rows = sources.read_json(pathlib.Path(data.data))
-        mine = [row for row in rows if row.get("split", "train") == split]
+        rows = files.read_rows(data.data)
+        mine = [row for _, row in rows if row.get("split", "train") == split]
         return [{field: row[field] for field in ("inputs", "targets")} for row in mine]
 
     source = sources.rows(make, ("train", "validation"))

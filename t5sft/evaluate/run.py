@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from t5sft import errors
-from t5sft.data import prepare, preprocess, records, sources, templates, vocab
+from t5sft.data import files, prepare, preprocess, records, templates, vocab
 from t5sft.evaluate import evaluator, report
 from t5sft.generate import decode
 from t5sft.parallel import mesh as mesh_lib
@@ -155,7 +155,7 @@ def _rows(path: str) -> list[dict]:
     file = pathlib.Path(path).expanduser()
     if not file.exists():
         raise errors.ConfigError(f"no file {path}; --inputs; check the path")
-    return list(sources.read_json(file))
+    return [row for _, row in files.read_rows(file)]
 
 
 def _question(row: dict, index: int) -> records.Record:

@@ -1,154 +1,180 @@
-"""Files are read to the letter, and what is wrong in them is told by file and line."""
+"""Sources hand every row of the right split on, in order, as a record or as why there is none."""
 
-import gzip
 import json
 import sys
 
 import pytest
 
 from t5sft import errors
-from t5sft.data import sources
+from t5sft.data import files, records, sources
 
-ROWS = [{"a": "one"}, {"a": "zwei ä", "b": "x"}, {"a": "line\u2028separator\u0085"}]
+QA = [{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(125)]
 
 
-def write(path, text):
-    data = text if isinstance(text, bytes) else text.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+def write(folder, name, rows):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    )
     return path
 
 
-def as_text(name, rows=ROWS):
-    if ".jsonl" in name:
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return json.dumps(rows, ensure_ascii=False, indent=1)
+def questions(found, split):
+    made = list(found.read(split))
+    assert all(isinstance(one, records.Record) for one in made)
+    return [int(one.messages[0].content[1:]) for one in made]
 
 
-def read(tmp_path, text, name="x.jsonl"):
-    return list(sources.read_json(write(tmp_path / name, text)))
-
-
-def complaint(tmp_path, text, name="x.jsonl"):
-    with pytest.raises(errors.DataError) as raised:
-        read(tmp_path, text, name)
-    assert str(raised.value).count("; ") >= 2  # what; where; what to do
-    return str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.json.gz", "x.jsonl.gz"])
-def test_reads_lists_and_lines_plain_and_compressed(tmp_path, name):
-    assert read(tmp_path, as_text(name), name) == ROWS
+def test_every_fiftieth_row_is_held_out_counted_over_all_files(tmp_path):
+    write(tmp_path, "a.jsonl", QA[:30])
+    write(tmp_path, "b.jsonl", QA[30:])
+    found = sources.Files(tmp_path)
+    assert found.splits == ("train", "validation")
+    assert questions(found, "validation") == [49, 99]
+    assert questions(found, "train") == [n for n in range(125) if n not in (49, 99)]
+    assert questions(sources.Files(tmp_path, held_out_every=60), "validation") == [59, 119]
+    expected = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    assert found.list_files("train") == found.list_files("validation") == expected
     assert "tensorflow" not in sys.modules or "seqio" in sys.modules  # nothing here needs it
 
 
-def test_only_a_line_feed_ends_a_line(tmp_path):
-    """U+2028, U+0085 and a carriage return end lines for Python's splitlines, not in JSONL."""
-    text = as_text("x.jsonl").replace("\n", "\r\n")
-    assert text.count("\n") == 3 < len(text.splitlines())
-    assert read(tmp_path, text) == ROWS
+def test_named_splits_have_their_own_files(tmp_path):
+    first, second = write(tmp_path, "x.jsonl", QA[:60]), write(tmp_path, "y.jsonl", QA[60:])
+    found = sources.Files({"train": first, "test": lambda: [second]})
+    assert found.splits == ("train", "test", "validation")
+    assert questions(found, "test") == list(range(60, 125))
+    assert questions(found, "validation") == [49]  # of train, which has none of its own
+    assert len(questions(found, "train")) == 59
+    found = sources.Files({"train": first, "validation": second})
+    assert questions(found, "train") == list(range(60))
+    assert questions(found, "validation") == list(range(60, 125))
 
 
-def test_empty_lines_and_a_missing_last_line_feed_do_not_matter(tmp_path):
-    assert read(tmp_path, '\n{"a": "1"}\n\n  \n{"a": "2"}') == [{"a": "1"}, {"a": "2"}]
-    assert read(tmp_path, "") == []
+def test_nothing_is_looked_for_before_it_is_asked_for():
+    def find():
+        raise errors.DataError("no data; here; fetch it")
 
-
-def test_an_object_is_no_list(tmp_path):
-    got = complaint(tmp_path, '{"data": []}', "x.json")
-    assert "not a list of rows" in got and str(tmp_path / "x.json") in got and ".jsonl" in got
-
-
-def test_bad_json_is_told_by_line_and_column(tmp_path):
-    got = complaint(tmp_path, '{"a": "1"}\n\n{"a": "2",}\n')
-    assert f"{tmp_path / 'x.jsonl'}:3:" in got and "not JSON" in got
-    column = int(got.partition("x.jsonl:3:")[2].partition(";")[0])
-    assert column in (10, 11)  # the comma or the brace, by version of Python
-    got = complaint(tmp_path, '[\n{"a": "1"},\n{"a" "2"}]', "x.json")
-    assert "line 3 column 6" in got and str(tmp_path / "x.json") in got
-
-
-@pytest.mark.parametrize("row", ["[1]", '"text"', "3", "null"])
-def test_a_row_that_is_no_object_is_told_by_its_place(tmp_path, row):
-    assert f"{tmp_path / 'x.jsonl'}:2;" in complaint(tmp_path, f'{{"a": "1"}}\n{row}\n')
-    assert f"{tmp_path / 'x.json'}[1];" in complaint(tmp_path, f'[{{"a": "1"}}, {row}]', "x.json")
-
-
-@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.jsonl.gz"])
-def test_bytes_that_are_no_utf8_are_refused(tmp_path, name):
-    text = as_text(name, [{"a": "one"}, {"a": "caf\u00e9"}]).encode("latin-1")
-    got = complaint(tmp_path, text, name)
-    assert "utf-8" in got and str(tmp_path / name) in got
-
-
-def test_damaged_compression_is_refused(tmp_path):
-    path = write(tmp_path / "x.jsonl.gz", as_text("x.jsonl", ROWS * 200))
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    for damaged in (
-        b'{"a": "plain text"}\n',
-        whole[:-20],
-        whole[:middle] + b"\xff" * 8 + whole[middle + 8 :],
-        whole[:-8] + b"\0" * 8,
-    ):
-        path.write_bytes(damaged)
-        with pytest.raises(errors.DataError, match="unreadable"):
-            list(sources.read_json(path))
-
-
-@pytest.fixture
-def made(tmp_path, monkeypatch):
-    """What `json_rows` would hand to SeqIO: (rows, **options) -> split -> rows."""
-
-    def source(rows, fields=("inputs", "targets"), **options):
-        monkeypatch.setattr(sources, "rows", lambda make, splits: (make, splits))
-        path = write(tmp_path / "x.jsonl", as_text("x.jsonl", rows))
-        make, splits = sources.json_rows(str(path), fields, **options)
-        assert tuple(splits) == ("train", "validation")
-        return make
-
-    return source
-
-
-def test_every_fiftieth_row_is_held_out(made):
-    make = made([{"inputs": str(i), "targets": "x"} for i in range(125)])
-    train, held_out = ([int(row["inputs"]) for row in make(s)] for s in ("train", "validation"))
-    assert held_out == [49, 99]
-    assert train == [i for i in range(125) if i not in held_out]
-
-
-def test_held_out_share_can_be_chosen(made):
-    make = made([{"inputs": str(i), "targets": "x"} for i in range(7)], held_out_every=3)
-    assert [row["inputs"] for row in make("validation")] == ["2", "5"]
-
-
-def test_only_the_named_fields_are_kept_and_optional_ones_may_be_missing(made):
-    rows = [{"inputs": "a", "targets": "b", "id": 7}, {"inputs": None, "targets": "c"}]
-    fields = ("inputs", "targets", "context")
-    expected = [{"inputs": a, "targets": b, "context": ""} for a, b in (("a", "b"), ("", "c"))]
-    assert made(rows, fields, optional=("context",))("train") == expected
+    found = sources.Files(find)
+    assert found.splits == ("train", "validation")
+    for ask in (found.list_files, lambda split: next(found.read(split))):
+        with pytest.raises(errors.DataError, match="fetch it"):
+            ask("train")
 
 
 @pytest.mark.parametrize(
-    "row, expected",
+    "names, expected",
     [
-        ({"inputs": "a", "target": "b"}, ["no field 'targets'", "inputs, target"]),
-        ({}, ["no field 'inputs'", "no fields"]),
-        ({"inputs": "a", "targets": 3}, ["'targets' is a int", "expected text"]),
-        ({"inputs": ["a"], "targets": "b"}, ["'inputs' is a list"]),
+        (["a.jsonl", "b.jsonl"], None),
+        (["test.jsonl"], None),
+        (["train-1.jsonl", "train-2.jsonl"], None),
+        (["latest.jsonl", "contest.jsonl", "trainer.jsonl"], None),
+        (["train.jsonl", "test.jsonl"], {"train": ["train.jsonl"], "test": ["test.jsonl"]}),
+        (["x_Train_sft-00000-of-00001.jsonl", "x_dev.jsonl"],
+         {"train": ["x_Train_sft-00000-of-00001.jsonl"], "validation": ["x_dev.jsonl"]}),
+        (["train/a.jsonl", "train/b.jsonl", "eval/a.jsonl"],
+         {"train": ["train/a.jsonl", "train/b.jsonl"], "validation": ["eval/a.jsonl"]}),
     ],
-)
-def test_a_row_that_does_not_fit_is_told_by_file_and_row(made, tmp_path, row, expected):
-    make = made([{"inputs": "a", "targets": "b"}, row])
-    with pytest.raises(errors.DataError) as raised:
-        make("train")
-    for part in [*expected, f"{tmp_path / 'x.jsonl'}[1]"]:
-        assert part in str(raised.value)
+)  # fmt: skip
+def test_the_names_of_files_tell_their_splits(tmp_path, names, expected):
+    for name in names:
+        write(tmp_path / "data", name, QA[:1])
+    got = sources.by_name(str(tmp_path / "data"))
+    if expected is None:
+        assert got == str(tmp_path / "data")
+        return
+    found = sources.Files(got)
+    assert set(found.splits) == {*expected, "validation"}
+    root = tmp_path / "data"
+    for split, files_ in expected.items():
+        assert [p.relative_to(root).as_posix() for p in found.list_files(split)] == files_
 
 
-def test_half_a_surrogate_pair_is_refused(made, tmp_path):
-    make = made([{"inputs": "a", "targets": "b"}])
-    (tmp_path / "x.jsonl").write_text('{"inputs": "\\ud83d", "targets": "b"}\n')
-    with pytest.raises(errors.DataError, match=r"'inputs' holds a lone surrogate; .*\[0\]"):
-        make("train")
-    (tmp_path / "x.jsonl").write_text('{"inputs": "\\ud83d\\ude00", "targets": "b"}\n')
-    assert make("train") == [{"inputs": "\U0001f600", "targets": "b"}]
+@pytest.mark.parametrize("third", ["more.jsonl", "train_test.jsonl"])
+def test_a_file_of_no_told_split_among_others_is_refused(tmp_path, third):
+    for name in ("train.jsonl", "test.jsonl", third):
+        write(tmp_path, name, QA[:1])
+    with pytest.raises(errors.DataError, match=f"split of {third} is not in its name"):
+        sources.by_name(str(tmp_path))
+
+
+def test_format_and_columns_are_passed_on(tmp_path):
+    path = write(tmp_path, "x.jsonl", [{"question": "q", "reply": "a", "text": "t"}])
+    (record,) = sources.Files(path, columns={"prompt": "question", "completion": "reply"}).read(
+        "train"
+    )
+    assert [one.content for one in record.messages] == ["q", "a"]
+    (record,) = sources.Files(path, "text").read("train")
+    assert record.messages == (records.Message("text", "t"),)
+    table = write(tmp_path, "x.tsv", ["1+1?\t2\tOne more.\n", "2+2?\t4\tTwo more.\n"])
+    first, second = sources.Files(table, "cot_tsv").read("train")  # no line is a header
+    assert (first.answer, second.answer) == ("2", "4")
+
+
+def test_a_row_without_a_record_is_told(tmp_path):
+    rows = [{"prompt": "q", "completion": ""}, *QA[:1]]
+    dropped, record = sources.Files(write(tmp_path, "x.jsonl", rows)).read("train")
+    assert str(dropped) == "empty response" and isinstance(record, records.Record)
+
+
+def test_a_bad_row_stops_or_is_dropped_counted_and_kept(tmp_path, capsys):
+    rows = [QA[0], '{"prompt": "q", "prompt": "r", "completion": "a"}\n', {"question": "q"}, QA[1]]
+    path = write(tmp_path, "x.jsonl", rows)
+    read = sources.Files(path).read("train")
+    next(read)
+    with pytest.raises(errors.DataError, match=r"duplicate key: 'prompt'; .*x.jsonl:2:17;"):
+        next(read)
+    other = write(tmp_path, "y.jsonl", [QA[0], {"question": "q"}])
+    with pytest.raises(errors.DataError, match=r"no known format has the fields .*y.jsonl:2;"):
+        list(sources.Files(other).read("train"))
+    kept = tmp_path / "rejected"
+    found = sources.Files(path, on_bad_record="skip", rejected=kept)
+    made = list(found.read("train"))
+    assert [str(one) for one in made if isinstance(one, records.Dropped)] == [
+        "bad row: duplicate key", "bad row: does not fit the format"
+    ]  # fmt: skip
+    assert len(made) == 4
+    assert f"2 bad rows are kept in {kept / 'train.jsonl'}" in capsys.readouterr().err
+    first, second = (row for _, row in files.read_rows(kept / "train.jsonl"))
+    assert (first["line"], first["column"], first["reason"]) == (2, 17, "duplicate key")
+    assert second["line"] == 3 and "no known format" in second["message"]
+    assert "question" in second["text"]
+
+
+def test_bad_rows_do_not_move_the_held_out_ones(tmp_path):
+    rows = [*QA[:48], "not json\n", *QA[49:]]
+    found = sources.Files(write(tmp_path, "x.jsonl", rows), on_bad_record="skip")
+    assert [one.messages[0].content for one in found.read("validation")] == ["q49", "q99"]
+
+
+def test_too_many_bad_rows_are_an_error(tmp_path):
+    path = write(tmp_path, "x.jsonl", [*QA[:60], *["x\n"] * 15])
+    with pytest.raises(errors.DataError, match="15 of 74 rows are bad"):
+        list(sources.Files(path, on_bad_record="skip").read("train"))
+
+
+def test_seqio_reads_the_same_records(tmp_path):
+    """One test with SeqIO: batching, sharding, shards and sizes."""
+    seqio = sources.load_seqio()
+    rows = [
+        *QA,
+        {"prompt": "long \u00e4", "completion": "x" * 5_000_000},
+        {"prompt": "q", "completion": ""},
+    ]
+    path = write(tmp_path, "x.jsonl", rows * 6)
+    source = sources.from_files(path)
+    expected = [records.to_json(one) for one in sources.Files(path).read("train")]
+    assert source.splits == ("train", "validation")
+    assert source.list_shards("train") == [str(path)]
+    assert source.num_input_examples("validation") == 15
+    got = [row["record"].decode() for row in source.get_dataset("train").as_numpy_iterator()]
+    assert got == expected and len(got) == 127 * 6 - 15
+    sharded = []
+    for index in range(2):
+        ds = source.get_dataset("train", shard_info=seqio.ShardInfo(index, 2))
+        sharded.append([row["record"].decode() for row in ds.as_numpy_iterator()])
+    assert sharded == [expected[::2], expected[1::2]]
+    dropped = json.loads(expected[-1])
+    assert dropped == {"dropped": "empty response"}
+    with pytest.raises(records.Dropped, match="empty response"):
+        records.from_features({"record": expected[-1].encode()})

@@ -10,14 +10,17 @@ import io
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from t5sft import errors
 from t5sft.data.files import examples, lines, tables
-from t5sft.data.files.paths import expand, find, kind_of
+from t5sft.data.files.paths import data_folder, expand, find, kind_of
 from t5sft.data.files.rejects import Bad, OnBadRecord, Rejects
 
-__all__ = ["Bad", "OnBadRecord", "Rejects", "expand", "find", "kind_of", "read_rows"]
+__all__ = [
+    "Bad", "OnBadRecord", "Place", "Rejects", "data_folder", "expand", "find", "kind_of", "locate",
+    "read_rows",
+]  # fmt: skip
 
 
 def read_rows(
@@ -25,7 +28,6 @@ def read_rows(
     *,
     on_bad_record: OnBadRecord = "error",
     rejected: pathlib.Path | str | None = None,
-    rejects: Rejects | None = None,
     header: Sequence[str] | None = None,
     max_row_bytes: int = lines.MAX_ROW_BYTES,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -35,32 +37,58 @@ def read_rows(
       paths: the files, in the order they are read.
       on_bad_record: "error": the first bad row raises; "skip": bad rows are counted and kept.
       rejected: the file that keeps them.
-      rejects: instead of the two, an object that a caller shares with its own checks.
       header: names of the columns of CSV or TSV files whose first line is a row already.
       max_row_bytes: a longer row is a bad one; more is never in memory.
 
     Raises:
       DataError: "what; file:line:column; what to do"; for a file of another kind, too.
     """
-    decide = rejects or Rejects(on_bad_record, rejected)
-    read, path = 0, pathlib.Path()
+    rejects, read, where = Rejects(on_bad_record, rejected), 0, ""
+    for place, row in locate(paths, header=header, max_row_bytes=max_row_bytes):
+        read, where = read + 1, place.file
+        if isinstance(row, Bad):
+            rejects.add(row)
+        else:
+            yield str(place), row
+    rejects.finish(read, where)
+
+
+class Place(NamedTuple):
+    """Where a row is."""
+
+    file: str
+    line: int | None  # 1 is the first; None where the kind of file has no lines
+    row: int | None  # 0 is the first; None where rows are told by their line
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.row is None else f"{self.file}[{self.row}]"
+
+    def bad(self, reason: str, message: str, text: str = "") -> Bad:
+        """Returns the row as a bad one."""
+        return Bad(self.file, reason, message, self.line, None, self.row, text)
+
+
+def locate(
+    paths: Sequence[pathlib.Path | str] | pathlib.Path | str,
+    *,
+    header: Sequence[str] | None = None,
+    max_row_bytes: int = lines.MAX_ROW_BYTES,
+) -> Iterator[tuple[Place, dict[str, Any] | Bad]]:
+    """Yields every row of the files, in order, good or bad: what `read_rows` decides upon.
+
+    Raises:
+      DataError: a file that cannot be read on.
+    """
     for path in [paths] if isinstance(paths, str | pathlib.Path) else paths:
         path = pathlib.Path(path)
-        name = str(path)
         try:
             for line, number, row in _located(path, header, max_row_bytes):
-                read += 1
-                if isinstance(row, Bad):
-                    decide.add(row)
-                else:
-                    yield f"{name}:{line}" if number is None else f"{name}[{number}]", row
+                yield Place(str(path), line, number), row
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             what = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise errors.DataError(
                 f"unreadable: {what}; {path}; mend, replace or remove the file"
             ) from error
-    if rejects is None:
-        decide.finish(read, str(path))
 
 
 def _located(
