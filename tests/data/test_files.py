@@ -270,7 +270,7 @@ def test_a_bad_row_of_a_list_is_told_by_its_place(tmp_path, name):
     text = b"[" + GOOD.encode() + b",\n  \n " + as_bytes(bad) + b" , " + GOOD.encode() + b"\n]\n"
     path = write(tmp_path, "x.json", text)
     got = complaint(path)
-    assert f"{path}:3{f':{column + 1}' if column else ''}[1];" in got
+    assert f"{path}{f':3:{column + 1}' if column else ''}[1];" in got
     rejects = tmp_path / "rejected.jsonl"
     assert read(path, on_bad_record="skip", rejected=rejects) == [{"a": "good"}] * 2
     (row,) = read(rejects)
@@ -432,3 +432,14 @@ def test_files_are_read_in_the_order_given(tmp_path):
     second = write(tmp_path, "b.jsonl", encode(ROWS[:1], "jsonl"))
     first = write(tmp_path, "a.csv", encode(ROWS[1:], "csv"))
     assert read([second, first]) == ROWS
+
+
+def test_a_bad_record_of_a_tfrecord_is_told_by_its_number(tmp_path):
+    records = [b'{"a": "1"}', b'{"a": 1, "a": 2}', example(a=["x"])[:-1] + b"\xff", b"[1]"]
+    path = write(tmp_path, "x.tfrecord", tfrecord(records))
+    assert f"duplicate key: 'a'; {path}[1];" in complaint(path)
+    rejects = tmp_path / "rejected.jsonl"
+    assert read(path, on_bad_record="skip", rejected=rejects) == [{"a": "1"}]
+    assert [(row["row"], row["reason"]) for row in read(rejects)] == [
+        (1, "duplicate key"), (2, "not UTF-8"), (3, "no tf.train.Example")
+    ]  # fmt: skip

@@ -28,10 +28,10 @@ class Bad(NamedTuple):
     @property
     def where(self) -> str:
         """The place, as editors and compilers write it."""
-        place = f"{self.file}:{self.line}" if self.line else self.file
-        if self.column:
-            place += f":{self.column}"
-        return place if self.row is None else f"{place}[{self.row}]"
+        row = "" if self.row is None else f"[{self.row}]"
+        if self.line and self.column:
+            return f"{self.file}:{self.line}:{self.column}{row}"
+        return f"{self.file}{row or f':{self.line}'}"
 
 
 class Rejects:
@@ -94,14 +94,18 @@ class Rejects:
         Raises:
           DataError: the share of bad rows is too large.
         """
-        if self._file:
-            self._file.close()
-            self._file = None
+        self._close()
         bad = self.counts.total()
         if bad > _FEW and bad > self.max_share * num_read:
             self._fail(f"{bad} of {num_read} rows are bad", where)
 
+    def _close(self):
+        if self._file:
+            self._file.close()
+            self._file = None
+
     def _fail(self, what: str, where: str):
+        self._close()
         why = ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
         kept = f" (kept in {self.path})" if self.path else ""
         raise errors.DataError(f"{what}: {why}; {where}; mend the file{kept}")
