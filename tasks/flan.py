@@ -36,7 +36,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t5sft import errors
-from t5sft.data import corpora, define, files, prepare
+from t5sft.data import corpora, define, files, prepare, sources
 from t5sft.data.flan import mixing, pattern_files, patterns, render, splits
 from t5sft.evaluate import scores
 
@@ -126,7 +126,7 @@ def _paths(task: str, style: str, split: str) -> list[pathlib.Path]:
 
 def _add(task: str, style: str) -> None:
     part, _ = STYLES[style]
-    source = corpora.source(
+    source = sources.from_records(
         functools.partial(make, task, style),
         functools.partial(_paths, task, style),
         ("validation",) if part == "held_out" else ("train", "validation"),

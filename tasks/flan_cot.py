@@ -17,7 +17,7 @@ SeqIO tasks and mixtures:
 
 from collections.abc import Iterator
 
-from t5sft.data import corpora, define
+from t5sft.data import corpora, define, sources
 from t5sft.data.flan import mixing, render
 from t5sft.evaluate import scores
 from t5sft.tasks import flan_cot_templates as templates
@@ -69,7 +69,7 @@ def make(name: str, style: str, split: str) -> Iterator[corpora.Made]:
 def _add(name: str, style: str) -> str:
     return define.add_task(
         f"cot_{name}{style}",
-        corpora.source(
+        sources.from_records(
             lambda split: make(name, style, split), corpus(name).paths, ("train", "validation")
         ),
         fields=("record",),

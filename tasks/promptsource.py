@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 
 from t5sft import errors
-from t5sft.data import corpora, define, files, prepare, records
+from t5sft.data import corpora, define, files, prepare, records, sources
 from t5sft.data.flan import promptsource
 from t5sft.evaluate import scores
 
@@ -91,7 +91,7 @@ def register(data: prepare.Data) -> None:
         named = prompts(folder)
         rate = _rate(folder, len(named))
         for name, prompt in named.items():
-            source = corpora.source(
+            source = sources.from_records(
                 functools.partial(make, folder, name),
                 functools.partial(_paths, folder),
                 ("train", "validation"),

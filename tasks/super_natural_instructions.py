@@ -22,7 +22,7 @@ import pathlib
 from collections.abc import Iterator
 
 from t5sft import errors
-from t5sft.data import corpora, define, files
+from t5sft.data import corpora, define, files, sources
 from t5sft.evaluate import scores
 from t5sft.tasks import natural_instructions
 
@@ -84,7 +84,7 @@ for _name, _encoding in (
 ):
     define.add_task(
         _name,
-        corpora.source(
+        sources.from_records(
             lambda split, encoding=_encoding: make(split, encoding),
             paths,
             ("train", "validation", "test"),

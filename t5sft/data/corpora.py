@@ -67,45 +67,6 @@ def held_out(pattern: str) -> dict[str, Part]:
     return {"train": Part(pattern, "train"), "validation": Part(pattern, "held_out")}
 
 
-def source(
-    make: Callable[[str], Iterator[Made]],
-    paths: Callable[[str], list[pathlib.Path]],
-    splits: Sequence[str],
-    *,
-    count: Callable[[str], int] | None = None,
-) -> Any:
-    """Returns a SeqIO source of records that are made as they are read.
-
-    Args:
-      make: split -> records, or why there is none: those are counted where records are read.
-      paths: split -> the files they come from.
-      count: split -> number of records, where it is known without making them.
-    """
-    seqio = sources.load_seqio()
-    import tensorflow as tf
-
-    def dataset(split, shuffle_files=False, seed=None):
-        del shuffle_files, seed
-
-        def generate():
-            for made in make(split):
-                yield {"record": records.to_json(made).encode()}
-
-        signature = {"record": tf.TensorSpec((), tf.string)}
-        return tf.data.Dataset.from_generator(generate, output_signature=signature)
-
-    def num_input_examples(split):
-        if count is not None:
-            return count(split)
-        return sum(isinstance(made, records.Record) for made in make(split))
-
-    made = seqio.FunctionDataSource(dataset, splits=tuple(splits))
-    made.records = make
-    made.list_shards = lambda split: [str(path) for path in paths(split)]
-    made.num_input_examples = num_input_examples
-    return made
-
-
 def add_task(
     name: str,
     corpus: Corpus,
@@ -117,7 +78,9 @@ def add_task(
     """Registers a corpus as a SeqIO task; `read(row, where, index)` makes records of a row."""
     return define.add_task(
         name,
-        source(lambda split: corpus.read(split, read), corpus.paths, tuple(corpus.parts)),
+        sources.from_records(
+            lambda split: corpus.read(split, read), corpus.paths, tuple(corpus.parts)
+        ),
         fields=("record",),
         metric_fns=metric_fns,
         postprocess_fn=postprocess_fn,
