@@ -5,7 +5,9 @@ alone; batch s is rows s*B to (s+1)*B of all blocks. A position is (block, row):
 which the next batch is made at once, however late in a run.
 """
 
+import hashlib
 import itertools
+import json
 import math
 import queue
 import threading
@@ -17,6 +19,7 @@ import numpy as np
 
 from t5sft.data import cache, converters, mixture, packing, units
 
+STREAM = 2  # changes when the same data, seed and step would give another batch
 Row = list[units.Named]  # of the examples that share a row: those of a unit side by side
 Shardings = Mapping[str, jax.sharding.Sharding]  # feature name -> where it lies
 
@@ -66,13 +69,26 @@ class Batches:
         sizes = self._units.sizes
         rates = split.rates if mixing is None else mixing(sizes)
         block = _block_size(self._units.costs, self._lengths)
-        self._mixture = mixture.Mixture(rates, sizes, seed=seed, block=block)
+        self._rates = {task: float(rates[task]) for task in sizes}
+        self._mixture = mixture.Mixture(self._rates, sizes, seed=seed, block=block)
         self._plans: dict[int, list[np.ndarray]] = {}  # the last three
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of a global batch."""
         lengths = dict(zip(("encoder_length", "decoder_length"), self._lengths, strict=True))
         return converters.shapes(self._layout, self.batch_size, **lengths)
+
+    def identity(self) -> dict:
+        """Returns what a position belongs to: where it differs, it means other examples."""
+        rates = hashlib.sha256(json.dumps(self._rates).encode()).hexdigest()[:16]
+        return {
+            "stream": STREAM,
+            "data": self._split.digest,
+            "rates": rates,
+            "seed": self._seed,
+            "batch_size": self.batch_size,
+            "pack": self._pack,
+        }
 
     def rows(self, block: int) -> list[Row]:
         """Returns the packed rows of one block of the stream, in the order they are learnt."""
@@ -167,15 +183,9 @@ def _block_size(costs: np.ndarray, capacity: tuple[int, int]) -> int:
 
 def place(batches: Batches, rows: list[Row], shardings: Shardings) -> dict[str, jax.Array]:
     """Puts the rows of a global batch on the devices; a process builds only the rows it holds."""
-    sharding = shardings["decoder_target_tokens"]
-    shape = (len(rows), batches.shapes()["decoder_target_tokens"].shape[1])
-    held = {
-        b
-        for index in sharding.addressable_devices_indices_map(shape).values()
-        for b in range(*index[0].indices(len(rows)))
-    }
-    first = min(held)
-    local = batches.convert(rows[first : max(held) + 1])
+    here = held(shardings["decoder_target_tokens"], batches.shapes()["decoder_target_tokens"].shape)
+    first = here.start
+    local = batches.convert(rows[first : here.stop])
 
     def build(name, array):
         def part(index):
@@ -185,6 +195,13 @@ def place(batches: Batches, rows: list[Row], shardings: Shardings) -> dict[str, 
         return jax.make_array_from_callback((len(rows), *array.shape[1:]), shardings[name], part)
 
     return {name: build(name, array) for name, array in local.items()}
+
+
+def held(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> range:
+    """Returns the rows of a global array that the devices of this process hold."""
+    slices = [index[0] for index in sharding.addressable_devices_indices_map(shape).values()]
+    bounds = [part.indices(shape[0]) for part in slices]
+    return range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
 
 class Placed(NamedTuple):

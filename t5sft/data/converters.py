@@ -97,6 +97,9 @@ def _places(counts: list[int], parts: list, width: int) -> _Places:
     num_rows, lengths = len(counts), np.array([len(part) for part in parts], np.int64)
     row = np.repeat(np.arange(num_rows), counts)
     used = np.bincount(row, weights=lengths, minlength=num_rows)
+    if num_rows and used.max() > width:
+        over = int(used.argmax())
+        raise ValueError(f"row {over} has {used[over]:.0f} tokens, at most {width} fit")
     segments = 1 + np.arange(len(parts)) - (np.cumsum(counts) - counts)[row]
     begins = np.cumsum(lengths) - lengths
     return _Places(

@@ -14,7 +14,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.data import batches as batches_lib
-from t5sft.data import converters, prepare, vocab
+from t5sft.data import converters, mixture, prepare, vocab
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
@@ -38,6 +38,7 @@ def train(
     objective: Callable = sft.sft,
     microbatches: int = 1,
     pack: bool = True,
+    mixing: mixture.Mixing | None = None,
     seed: int = 0,
     mesh=None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
@@ -52,13 +53,12 @@ def train(
     Returns a summary: step, losses, speed, data counts, paths.
 
     Args:
-      batch_size: B, rows of a global batch.
+      batch_size: B, rows of a global batch; microbatches: parts that it is worked through in.
       init_from: checkpoint that the parameters of step 0 come from; None: random.
-      microbatches: parts a batch is worked through in; the result is the same.
-      pack: False gives every example its own row; mesh: None is all devices as data.
+      pack: False gives every example its own row; mixing: sizes of tasks -> rates; None: SeqIO's.
       eval_every: steps between evaluations on "validation", also the last; 0: only the last.
       save_every: steps between checkpoints; the last step is always saved.
-      config: the gin configuration, kept with every checkpoint.
+      mesh: None is all devices as data; config: the gin text, kept with every checkpoint.
     """
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
     step_lib.check_batch(batch_size, microbatches, mesh, rules)
@@ -73,9 +73,9 @@ def train(
         split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules}
         program = _compile(model, data, objective, optimizer, batch_size, seed, **split_up)
         splits = preparation.result()
-        training, validation = _batches(splits, data, model, vocabulary, batch_size, seed, pack)
-        identity = {"data": splits[0].digest, "seed": seed, "batch_size": batch_size, "pack": pack}
-        now, position = _begin(model, optimizer, program, checkpoints, init_from, seed, identity)
+        options = {"batch_size": batch_size, "seed": seed, "pack": pack, "mixing": mixing}
+        training, validation = _batches(splits, data, model, vocabulary, **options)
+        now, position = _begin(model, optimizer, program, checkpoints, init_from, seed, training)
         start = int(now.step)
         (directory / "config.gin").write_text(config)
         hooks = hooks_lib.Hooks(
@@ -84,15 +84,15 @@ def train(
             validation=validation,
             writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
             progress=stack.enter_context(metrics.Progress(steps, start=start, every=log_every)),
-            identity=identity,
+            identity=training.identity(),
             facts=_facts(config, data, vocabulary, model),
         )
-        actions = hooks.actions(eval_every, save_every)
         begun = time.perf_counter()
         stream = batches_lib.stream(training, position, program.shardings)
         stack.callback(stream.close)
         asked = stack.enter_context(_signals())
         span = {"start": start, "total_steps": steps}
+        actions = hooks.actions(eval_every, save_every)
         now = loop.run(program.update, now, stream, **span, hooks=actions, stop=asked)
         hooks.finish(now)
         return _summary(hooks, now, time.perf_counter() - begun, splits, directory)
@@ -132,7 +132,7 @@ def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
     return program
 
 
-def _batches(splits, data, model, vocabulary, batch_size, seed, pack) -> list[batches_lib.Batches]:
+def _batches(splits, data, model, vocabulary, **options) -> list[batches_lib.Batches]:
     """Opens the prepared splits, and says what is in them."""
     for name, split in zip(SPLITS, splits, strict=True):
         _say(prepare.describe(name, split.card))
@@ -140,12 +140,10 @@ def _batches(splits, data, model, vocabulary, batch_size, seed, pack) -> list[ba
         batches_lib.Batches(
             split,
             layout=model.layout,
-            batch_size=batch_size,
             encoder_length=data.encoder_length,
             decoder_length=data.decoder_length,
             start_id=vocabulary.pad_id,
-            seed=seed,
-            pack=pack,
+            **options,
         )
         for split in splits
     ]
@@ -177,12 +175,12 @@ def _summary(hooks, now, seconds: float, splits, directory) -> dict:
     }
 
 
-def _begin(model, optimizer, program, checkpoints, init_from, seed, identity):
+def _begin(model, optimizer, program, checkpoints, init_from, seed, training):
     """Returns the state and data position to go on from: checkpoint, init_from, or random."""
     like = program.like
     if checkpoints.latest_step() is not None:
         restored = checkpoints.restore(like_params=like.params, like_opt_state=like.opt_state)
-        saved = dict(restored.position)
+        saved, identity = dict(restored.position), training.identity()
         position = batches_lib.Position(saved.pop("block"), saved.pop("row"))
         if saved != identity:
             changed = [name for name in identity if saved.get(name) != identity[name]]

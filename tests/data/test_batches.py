@@ -1,11 +1,18 @@
 """Batches are a function of (data, seed, step): mixture, packing, converters, hosts."""
 
+import collections
+import itertools
+import json
+
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5sft.data import batches, cache, converters, preprocess
+from t5sft import errors
+from t5sft.data import batches, cache, mixture, preprocess
 
 
 def tokens(ids, weights=None):
@@ -28,7 +35,7 @@ def split(tmp_path, layout="encoder_decoder", sizes=(40, 25, 7), rates=(1.0, 1.0
             made.append(preprocess.Example(inputs, targets))
         cache.write_task(tmp_path / f"task{task}", made, list(range(size)))
         tasks[f"task{task}"] = {"rate": rates[task], "read": size, "kept": size}
-    (tmp_path / "card.json").write_text(cache.json.dumps({"tasks": tasks}))
+    (tmp_path / "card.json").write_text(json.dumps({"tasks": tasks}))
     return cache.read_split(tmp_path)
 
 
@@ -37,49 +44,6 @@ def source(prepared, layout="encoder_decoder", **options):
         "batch_size": 4, "encoder_length": 32, "decoder_length": 24, "start_id": 0, "seed": 5,
     }  # fmt: skip
     return batches.Batches(prepared, layout=layout, **{**settings_, **options})
-
-
-def test_converter_encoder_decoder_as_documented():
-    rows = [
-        [
-            preprocess.Example(tokens([5, 6, 1], [0, 0, 0]), tokens([8, 4, 1])),
-            preprocess.Example(tokens([7, 1], [0, 0]), tokens([9, 1])),
-        ]
-    ]
-    batch = converters.encoder_decoder(rows, encoder_length=6, decoder_length=8, start_id=0)
-    expected = {
-        "encoder_input_tokens": [5, 6, 1, 7, 1, 0],
-        "encoder_segment_ids": [1, 1, 1, 2, 2, 0],
-        "encoder_positions": [0, 1, 2, 0, 1, 0],
-        "decoder_target_tokens": [8, 4, 1, 9, 1, 0, 0, 0],
-        "decoder_input_tokens": [0, 8, 4, 0, 9, 0, 0, 0],
-        "decoder_loss_weights": [1, 1, 1, 1, 1, 0, 0, 0],
-        "decoder_segment_ids": [1, 1, 1, 2, 2, 0, 0, 0],
-        "decoder_positions": [0, 1, 2, 0, 1, 0, 0, 0],
-    }
-    assert {name: array[0].tolist() for name, array in batch.items()} == expected
-
-
-def test_converter_decoder_as_documented():
-    first = preprocess.Example(preprocess.EMPTY, tokens([3, 7, 8, 1], [0, 0, 1, 1]))
-    second = preprocess.Example(preprocess.EMPTY, tokens([3, 9, 1], [0, 1, 1]))
-    batch = converters.decoder([[first, second]], decoder_length=7)
-    expected = {
-        "decoder_input_tokens": [3, 7, 8, 3, 9, 0, 0],
-        "decoder_target_tokens": [7, 8, 1, 9, 1, 0, 0],
-        "decoder_loss_weights": [0, 1, 1, 1, 1, 0, 0],
-        "decoder_segment_ids": [1, 1, 1, 2, 2, 0, 0],
-        "decoder_positions": [0, 1, 2, 0, 1, 0, 0],
-    }
-    assert {name: array[0].tolist() for name, array in batch.items()} == expected
-
-
-def test_a_real_token_with_the_id_of_padding_is_kept():
-    row = [preprocess.Example(preprocess.EMPTY, tokens([3, 0, 0, 1], [0, 1, 1, 1]))]
-    batch = converters.decoder([row], decoder_length=5)
-    assert batch["decoder_target_tokens"][0].tolist() == [0, 0, 1, 0, 0]
-    assert batch["decoder_loss_weights"][0].tolist() == [1, 1, 1, 0, 0]
-    assert batch["decoder_segment_ids"][0].tolist() == [1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("layout", ["encoder_decoder", "decoder"])
@@ -166,3 +130,153 @@ def test_counts_are_those_of_the_arrays(tmp_path):
         tokens_ = sum((a > 0).sum() for n, a in arrays.items() if n.endswith("segment_ids"))
         assert (counts["places"], counts["tokens"]) == (places, tokens_)
         assert counts["examples"] == sum(map(len, rows))
+
+
+class Host:
+    """One of several hosts, as a sharding tells it: which rows its devices hold."""
+
+    def __init__(self, number: int, of: int):
+        self._number, self._of = number, of
+
+    def addressable_devices_indices_map(self, shape):
+        size, devices = shape[0] // self._of, 2
+        parts = np.split(np.arange(self._number * size, (self._number + 1) * size), devices)
+        return {d: (slice(int(p[0]), int(p[-1]) + 1), slice(None)) for d, p in enumerate(parts)}
+
+
+def consumed(made, position, num_hosts):
+    """The (task, example) of each segment of a batch, told by the tokens each host makes."""
+    rows, after = made.batch_rows(position)
+    out = []
+    for number in range(num_hosts):
+        here = batches.held(Host(number, num_hosts), (len(rows), 24))
+        assert len(here) == len(rows) // num_hosts
+        arrays = made.convert(rows[here.start : here.stop])
+        for ids, segments in zip(
+            arrays["decoder_target_tokens"], arrays["decoder_segment_ids"], strict=True
+        ):
+            first = np.flatnonzero(np.diff(segments, prepend=0) > 0)
+            out.append([divmod(int(token) - 3, 100) for token in ids[first]])
+    return out, after
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_killed_and_resumed_on_any_hosts_the_same_examples_are_seen(tmp_path_factory, data):
+    """Several epochs of each task, in blocks of 32 draws; whole blocks hold whole epochs."""
+    prepared = split(tmp_path_factory.mktemp("split"))
+    steps = 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "BLOCK", 32)
+        whole, position, ends = [], batches.Position(), []
+        made = source(prepared, batch_size=8)
+        for _ in range(steps):
+            rows, position = made.batch_rows(position)
+            whole += [[(int(task[4:]), i) for task, i in row] for row in rows]
+            ends.append(position)
+        seen, done, saved = [], 0, json.dumps(batches.Position())
+        while done < steps:
+            # Killed somewhere after the step it saved: what it did since is done again.
+            last, num_hosts = (
+                data.draw(st.integers(done + 1, steps)),
+                data.draw(st.sampled_from([1, 2, 4])),
+            )
+            made, position = source(prepared, batch_size=8), batches.Position(*json.loads(saved))
+            lost = data.draw(st.integers(0, last - done - 1))
+            for step in range(done, last):
+                rows, position = consumed(made, position, num_hosts)
+                if step < last - lost:
+                    seen += rows
+                    saved = json.dumps(position)
+            done = last - lost
+        assert seen == whole
+        assert batches.Position(*json.loads(saved)) == ends[-1]
+        first_rows = sum(len(made.rows(block)) for block in range(ends[-1].block))
+    counts = collections.Counter(itertools.chain.from_iterable(whole[:first_rows]))
+    for task, size in enumerate((40, 25, 7)):
+        times = [counts[task, i] for i in range(size)]
+        assert max(times) - min(times) <= 1 and min(times) >= 2
+
+
+def with_units(tmp_path, layout, offsets):
+    """The split, its first task's examples in units that begin at `offsets`."""
+    split(tmp_path, layout)
+    np.save(tmp_path / "task0" / "units.npy", np.array(offsets))
+    return cache.read_split(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["encoder_decoder", "decoder"])
+def test_a_unit_is_drawn_and_packed_whole(tmp_path, layout):
+    offsets = [0, 2, 4, 5, 8, *range(10, 41, 2)]
+    made = source(
+        with_units(tmp_path, layout, offsets), layout, encoder_length=48, decoder_length=64
+    )
+    unit_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    drawn = collections.Counter()
+    for row in made.rows(0) + [row for rows in made.once() for row in rows]:
+        for (task, _), group in itertools.groupby(row, lambda e: (e[0], e[0] == "task0")):
+            numbers = [i for _, i in group]
+            while task == "task0" and numbers:
+                unit = unit_of[numbers[0]]
+                size = offsets[unit + 1] - offsets[unit]
+                assert numbers[:size] == list(range(offsets[unit], offsets[unit + 1]))
+                drawn[unit] += 1
+                numbers = numbers[size:]
+    assert len(drawn) == len(offsets) - 1 and max(drawn.values()) - min(drawn.values()) <= 1
+    rows, _ = made.batch_rows(batches.Position())
+    assert made.count(rows)["tokens"] == (made.convert(rows)["decoder_segment_ids"] > 0).sum() + (
+        (made.convert(rows)["encoder_segment_ids"] > 0).sum() if layout != "decoder" else 0
+    )
+
+
+def test_a_unit_longer_than_a_row_is_told(tmp_path):
+    prepared = with_units(tmp_path, "decoder", [0, 20, *range(21, 41)])
+    with pytest.raises(
+        errors.DataError, match=r"1 units do not fit a row.*task 'task0', example 0"
+    ):
+        source(prepared, "decoder")
+
+
+def test_mixing_decides_the_rates(tmp_path):
+    prepared = split(tmp_path, sizes=(40, 20, 10), rates=(1.0, 1.0, 1.0))
+    asked = []
+
+    def mixing(sizes):
+        asked.append(sizes)
+        return {"task2": 8, "task1": 1, "task0": 1}
+
+    made = source(prepared, mixing=mixing)
+    assert asked == [{"task0": 40, "task1": 20, "task2": 10}]
+    counts = collections.Counter(task for row in made.rows(0) for task, _ in row)
+    assert counts == pytest.approx({"task0": 1638.4, "task1": 1638.4, "task2": 13107.2}, abs=1)
+
+
+def test_identity_tells_what_changes_the_stream(tmp_path):
+    (tmp_path / "other").mkdir()
+    prepared = split(tmp_path)
+    same = source(prepared).identity()
+    assert json.loads(json.dumps(same)) == same == source(prepared).identity()
+    changes = {
+        "data": source(split(tmp_path / "other")),
+        "rates": source(prepared, mixing=lambda sizes: sizes),
+        "seed": source(prepared, seed=6),
+        "batch_size": source(prepared, batch_size=8),
+        "pack": source(prepared, pack=False),
+    }
+    for name, made in changes.items():
+        assert [key for key, value in made.identity().items() if value != same[key]] == [name]
+
+
+def test_blocks_grow_where_rows_are_long(tmp_path):
+    made = source(split(tmp_path), encoder_length=1 << 14, decoder_length=1 << 14)
+    assert len(made.rows(0)) >= 60
+    assert sum(map(len, made.rows(0))) == mixture.BLOCK << 4
+
+
+def test_an_early_block_after_later_ones_is_the_same(tmp_path):
+    """The blocks kept were the last ones by number: going back beyond them failed."""
+    made = source(split(tmp_path))
+    first = made.rows(0)
+    for block in (5, 6, 7, 8):
+        made.rows(block)
+    assert made.rows(0) == first

@@ -63,6 +63,37 @@ def test_no_gradient_crosses_a_segment(model):
         assert touched == {*sources, *own[1]}
 
 
+@BOTH
+def test_another_example_in_its_place_moves_no_other_logits(model):
+    """To the bit: source and target of one segment are exchanged, in a row of three."""
+    params, batch = tiny.hot(model), tiny.pack(tiny.examples())
+    before = np.asarray(tiny.logits_of(model)(params, batch))
+    for segment in (1, 2, 3):
+        changed = dict(batch)
+        for side in ("encoder", "decoder"):
+            mine = batch[f"{side}_segment_ids"] == segment
+            ids = batch[f"{side}_input_tokens"]
+            changed[f"{side}_input_tokens"] = np.where(mine, (ids * 7 + 1) % tiny.V, ids)
+        after = np.asarray(tiny.logits_of(model)(params, changed))
+        others = (batch["decoder_segment_ids"] > 0) & (batch["decoder_segment_ids"] != segment)
+        np.testing.assert_array_equal(after[others], before[others])
+        mine = batch["decoder_segment_ids"] == segment
+        assert np.all(np.abs(after - before)[mine].max(axis=-1) > 1e-3)
+
+
+@BOTH
+def test_the_first_prediction_of_a_segment_sees_only_its_own_start(model):
+    examples = tiny.examples()
+    batch = tiny.pack(examples)
+    for segment, (source, target) in enumerate(examples, start=1):
+        first = (batch["decoder_segment_ids"] == segment) & (batch["decoder_positions"] == 0)
+        assert first.sum() == 1
+        weights = first.astype(np.float32)
+        grads = tiny.grads_of(model)(tiny.hot(model), batch, weights)[1]
+        touched = set(np.flatnonzero(np.abs(np.asarray(grads["embedding"])).sum(axis=-1)))
+        assert touched == {*(source if model.layout == "encoder_decoder" else []), target[0]}
+
+
 def test_a_target_without_source_sees_no_other_source():
     (source, target), (_, alone), _ = tiny.examples()
     batch = tiny.pack([(source, target), ([], alone)])

@@ -142,7 +142,7 @@ def test_examples_of_an_epoch_are_seen_once_each(data, whole):
     """What the ten steps learnt, told by the positions of their checkpoints."""
     splits = prepare.Preparation(data, MODEL.layout, run.SPLITS).result()
     vocabulary = vocab.load(data.vocabulary)
-    batches, _ = run._batches(splits, data, MODEL, vocabulary, 4, 0, True)
+    batches, _ = run._batches(splits, data, MODEL, vocabulary, batch_size=4, seed=0)
     rows, position = [], run.batches_lib.Position()
     for _ in range(LAST):
         more, position = batches.batch_rows(position)
