@@ -207,7 +207,10 @@ def _layer_types(model: decoder.Decoder) -> list[str]:
 
 def read_gemma(config: Reader) -> dict[str, Any]:
     """Gemma 1."""
-    return _gemma(config) | rope.read(config)
+    # Released files say hidden_act "gelu" and mean the tanh form, as Google's code computes it.
+    name = config.get("hidden_activation") or config.get("hidden_act")
+    name = {"gelu": "gelu_pytorch_tanh"}.get(name, name)
+    return _gemma(config.with_({"hidden_activation": name})) | rope.read(config)
 
 
 def read_gemma2(config: Reader) -> dict[str, Any]:
@@ -234,13 +237,8 @@ def read_gemma3_with_images(config: Reader) -> dict[str, Any]:
 
 
 def _gemma(config: Reader) -> dict[str, Any]:
-    # Released files say hidden_act "gelu" and mean the tanh form, as Google's code computes it.
-    key = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
-    fields = read_decoder(config, activation_key=key)
-    if fields["activation"] == "gelu_exact":
-        fields["activation"] = "gelu"
     bias = config.flag("attention_bias")
-    return fields | dict(
+    return read_decoder(config, activation_key="hidden_activation") | dict(
         attention_bias=bias, output_bias=bias, norm_offset=1.0, scale_embedding=True
     )
 

@@ -151,14 +151,18 @@ _T5_DEFAULTS = dict(
     dropout_rate=0.1,
 )
 _DECODER = dict(rope_theta=10_000.0, rms_norm_eps=1e-6, hidden_act="silu")
-_GEMMA = _DECODER | dict(
-    tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh", head_dim=256, sliding_window=4096
-)
-_GEMMA_CAPS = dict(
-    query_pre_attn_scalar=256, attn_logit_softcapping=50.0, final_logit_softcapping=30.0
+_GEMMA = _DECODER | dict(tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh", head_dim=256)
+_GEMMA2_DEFAULTS = _GEMMA | dict(
+    hidden_activation="gelu_pytorch_tanh",
+    sliding_window=4096,
+    query_pre_attn_scalar=256,
+    attn_logit_softcapping=50.0,
+    final_logit_softcapping=30.0,
 )
 # Released files of Gemma 3 name only what differs from this.
 _GEMMA3_DEFAULTS = _GEMMA | dict(
+    hidden_activation="gelu_pytorch_tanh",
+    sliding_window=4096,
     vocab_size=262_208,
     hidden_size=2304,
     intermediate_size=9216,
@@ -235,7 +239,7 @@ _FAMILIES = [
         tables.GEMMA2,
         configs.read_gemma2,
         configs.write_gemma2,
-        **_GEMMA | _GEMMA_CAPS,
+        **_GEMMA2_DEFAULTS,
     ),
     _decoder(
         "gemma3_text",

@@ -71,3 +71,45 @@ def cached(model, prefill, step, params, batch, ends):
         parts.append(np.asarray(logits)[:, None])
     found = np.concatenate(parts, axis=1)
     return [found[row, :end] for row, end in enumerate(ends)]
+
+
+MISTAKES = [
+    ("llama", dict(rope_theta=20_000.0)),
+    ("llama", dict(norm_epsilon=1e-6)),
+    ("llama", dict(activation="gelu")),
+    ("llama3", dict(rope_scaling=None)),
+    ("llama_biases", dict(rope_scaling=None)),
+    ("llama_biases", dict(activation="gelu")),
+    ("phi3_long", dict(rope_fraction=1.0, rope_scaling=None)),
+    ("mistral", dict(sliding_window=9)),
+    ("mistral", dict(sliding_window=7)),
+    ("qwen2", dict(layer_pattern=("sliding", "full"))),
+    ("gemma", dict(scale_embedding=False)),
+    ("gemma", dict(norm_offset=0.0)),
+    ("gemma", dict(activation="gelu_exact")),
+    ("gemma2", dict(attention_soft_cap=None)),
+    ("gemma2", dict(final_soft_cap=None)),
+    ("gemma2", dict(query_pre_attn_scalar=None)),
+    ("gemma3", dict(rope_theta_local=None)),
+    ("gemma3", dict(rope_scaling=None)),
+    ("gemma3", dict(rope_theta_local=1e6, rope_theta=1e4)),
+    ("t5", dict(activation="gelu")),
+    ("t5", dict(scale_decoder_outputs=False)),
+    ("t5", dict(relative_attention_max_distance=64)),
+    ("t5_1_1", dict(activation="gelu_exact")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, mistake", MISTAKES, ids=str)
+def test_the_fixtures_show_every_mistake(name, mistake):
+    fixture = checkpoints.load(name)
+    right = model_of(fixture, name)
+    wrong = dataclasses.replace(right, **mistake)
+    batch = tiny.pack(*([row] for row in fixture.rows), length=LENGTH, num_rows=3)
+    worst = 0
+    for heat, bar in BARS.items():
+        params = checkpoints.params_of(fixture, right, heat)
+        got = programs(wrong)[0](params, batch)[0, : len(fixture.rows[0][1])]
+        worst = max(worst, error(got, fixture.logits[heat][: got.shape[0]]) / bar)
+    assert worst > 2
