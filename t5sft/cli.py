@@ -49,7 +49,18 @@ _VERBS: dict[str, tuple[str, _Flags]] = {
             "num": (int, "number of rows"),
         },
     ),
-    "prepare": ("tokenise a task once, for training to read", {}),
+    "prepare": (
+        "tokenise a task once, for training to read, and tell what it holds",
+        {
+            "task": (str, "task or mixture"),
+            "splits": (lambda text: tuple(text.split(",")), "its splits, as train,validation"),
+            "sequence_length": (
+                str,
+                "measure packing in such rows, 2048 or 1024,512 (encoder,decoder); may be repeated",
+            ),
+            "workers": (int, "processes that tokenise"),
+        },
+    ),
 }
 _EPILOG = """\
   --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
@@ -78,7 +89,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     text = "let gin files import this module too; may be repeated"
     parser.add_argument("--gin_import", action="append", default=[], metavar="MODULE", help=text)
     for name, (kind, text) in {**_MACRO_FLAGS, **flags}.items():
-        parser.add_argument(f"--{name}", type=kind, help=text)
+        action = "append" if text.endswith("may be repeated") else "store"
+        parser.add_argument(f"--{name}", type=kind, action=action, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--verbose", action="store_true", help="traceback of an error")
     return parser

@@ -59,6 +59,7 @@ class Split(NamedTuple):
     rates: Mapping[str, float]
     card: dict
     digest: str
+    directory: pathlib.Path = pathlib.Path()
 
 
 def write_task(directory: pathlib.Path, examples: list[preprocess.Example], numbers: list[int]):
@@ -80,7 +81,7 @@ def flatten(tokens: Sequence[preprocess.Tokens]) -> tuple[np.ndarray, dict[str, 
         flat = np.empty(offsets[-1], dtype)
         for start, one in zip(offsets.tolist(), tokens, strict=False):
             flat[start : start + len(one.ids)] = getattr(one, name)
-        columns[name] = flat
+        columns[name] = flat + flat.dtype.type(0)  # no weight of -0.0
     return offsets, columns
 
 
@@ -135,7 +136,7 @@ def read_split(directory: pathlib.Path) -> Split:
             "it is made again"
         ) from error
     rates = {task: entry["rate"] for task, entry in card["tasks"].items()}
-    return Split(tasks, rates, card, directory.name)
+    return Split(tasks, rates, card, directory.name, directory)
 
 
 def folder(task: str) -> str:

@@ -7,6 +7,7 @@ the disk, by size and time of change, by content where these differ. No TensorFl
 
 import ast
 import dataclasses
+import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of the files of a prepared split
 # Modules of t5sft.data that read, check or show what is prepared: they decide no token.
-_AFTERWARDS = ("batches", "data_card", "converters", "fingerprint", "inspect", "mixture", "packing",
-               "page", "stream")  # fmt: skip
+_AFTERWARDS = (
+    *("batches", "beam", "card_page", "converters", "data_card", "figures", "finding"),
+    *("fingerprint", "inspect", "mixture", "packing", "page", "stream", "summary", "units"),
+)
 _PACKAGES = ("seqio", "tensorflow-datasets", "sentencepiece", "tokenizers", "jinja2")
 _RACY_NS = 2_000_000_000  # a file changed so shortly before it was measured may change unseen
 _ROOT = "$T5SFT_DATA/"
@@ -116,10 +119,17 @@ def measure(data: "Data", listed: Iterable[str]) -> dict:
     return {"files": entries, "folders": folders, "measured_ns": time.time_ns()}
 
 
-def _own_files(data: "Data") -> list[pathlib.Path]:
-    from t5sft.data import prepare
+def files(path: str) -> list[pathlib.Path]:
+    """Returns the files of a path, glob or directory (all below it), sorted."""
+    place = pathlib.Path(path).expanduser()
+    if place.is_dir():
+        return sorted(file for file in place.rglob("*") if file.is_file())
+    found = [place] if place.is_file() else glob.glob(str(place), recursive=True)
+    return sorted(pathlib.Path(file) for file in found if pathlib.Path(file).is_file())
 
-    return [] if data.data is None else prepare.files(data.data)
+
+def _own_files(data: "Data") -> list[pathlib.Path]:
+    return [] if data.data is None else files(data.data)
 
 
 def _measured(path: pathlib.Path) -> dict[str, Any]:

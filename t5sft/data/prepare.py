@@ -5,10 +5,8 @@ runs in a child process, so that TensorFlow never enters the process that trains
 1 GB of memory, ten seconds, and on a GPU host the GPU).
 """
 
-import contextlib
 import dataclasses
 import errno
-import glob
 import importlib
 import json
 import os
@@ -21,7 +19,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from t5sft import errors
-from t5sft.data import cache, data_card, fingerprint, preprocess, templates, workshop
+from t5sft.data import cache, data_card, finding, fingerprint, preprocess, templates, workshop
 from t5sft.data import files as files_lib
 from t5sft.data import parts as parts_lib
 
@@ -86,86 +84,14 @@ class Data:
                     f"use one of {', '.join(known)}"
                 )
         templates.get(self.template)
-        if self.data is not None and not files(self.data):
+        if self.data is None or pathlib.Path(self.data).expanduser().is_dir():
+            return
+        if not fingerprint.files(self.data):
             raise errors.ConfigError(f"no data file {self.data}; --data; check the path")
 
 
-def files(path: str) -> list[pathlib.Path]:
-    """Returns the files of a path, glob or directory (all below it), sorted."""
-    place = pathlib.Path(path).expanduser()
-    if place.is_dir():
-        return sorted(file for file in place.rglob("*") if file.is_file())
-    found = [place] if place.is_file() else glob.glob(str(place), recursive=True)
-    return sorted(pathlib.Path(file) for file in found if pathlib.Path(file).is_file())
-
-
-def directory(data: Data, layout: str, split: str) -> pathlib.Path:
-    """Returns where the split is prepared, or will be if its task reads nothing but `data.data`."""
-    ready, _ = find(data, layout, split)
-    return ready or _root(data) / digest(data, layout, split)
-
-
-def digest(data: Data, layout: str, split: str) -> str:
-    """Returns a name made of the settings and the bytes of data, vocabulary, tasks and code."""
-    measured = fingerprint.measure(data, [])
-    return f"{_stem(data, layout, split)}-{fingerprint.content(measured)}"
-
-
-def origin(data: Data, layout: str, split: str, measured: dict) -> dict:
-    """Returns what a card says of what it was made of: `find` compares it.
-
-    Args:
-      measured: the source files, by `fingerprint.measure`.
-    """
-    settings = fingerprint.settings(data, layout, split)
-    return {"format": fingerprint.FORMAT, "settings": settings, "sources": measured}
-
-
-def _root(data: Data) -> pathlib.Path:
-    root = data.cache_dir or os.environ.get("T5SFT_CACHE")
-    if not root:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "t5sft"
-    return pathlib.Path(root).expanduser() / "prepared"
-
-
-def _stem(data: Data, layout: str, split: str) -> str:
-    """Returns the part of a name that the source files have no share in."""
-    name = fingerprint.short(fingerprint.settings(data, layout, split))
-    return f"{fingerprint.file_name(data.task)}-{fingerprint.file_name(split)}-{name}"
-
-
-def find(data: Data, layout: str, split: str) -> tuple[pathlib.Path | None, str]:
-    """Returns a split prepared from what is there now, or (None, why there is none).
-
-    Quick, and without SeqIO: sources are told by size and time, and hashed where these differ.
-    """
-    reasons = []
-    for card, path in _cards(data, f"{_stem(data, layout, split)}-*"):
-        reason, renewed = fingerprint.changed(data, card["sources"])
-        if not reason:
-            if renewed is not None:
-                with contextlib.suppress(OSError):  # a cache that others own is not written
-                    cache.write_card(path, {**card, "sources": renewed})
-            return path, ""
-        reasons.append(reason)
-    if reasons:
-        return None, reasons[0]
-    task, of = fingerprint.file_name(data.task), fingerprint.file_name(split)
-    for card, _ in _cards(data, f"{task}-{of}-*"):
-        now = fingerprint.settings(data, layout, split)
-        return None, fingerprint.differences(card["settings"], now) or "the sources changed"
-    return None, "not prepared before"
-
-
-def _cards(data: Data, pattern: str) -> list[tuple[dict, pathlib.Path]]:
-    """Returns the cards of this format whose directories match, the newest first."""
-    found = []
-    for path in _root(data).glob(f"{pattern}/card.json"):
-        with contextlib.suppress(OSError, ValueError):
-            card = json.loads(path.read_text())
-            if card.get("format") == fingerprint.FORMAT:
-                found.append((path.stat().st_mtime_ns, card, path.parent))
-    return [pair[1:] for pair in sorted(found, key=lambda one: -one[0])]
+directory, digest, find = finding.directory, finding.digest, finding.find
+files, origin = fingerprint.files, finding.origin
 
 
 class Preparation:
@@ -219,16 +145,39 @@ class Preparation:
 _RAISED = {kind.name: kind for kind in errors.T5sftError.__subclasses__()}
 
 
-def prepare(*, model, data: Data, splits: Sequence[str] = ("train", "validation")) -> dict:
-    """Prepares the splits of a run and returns their cards (the verb `t5sft prepare`).
+def prepare(
+    *,
+    model,
+    data: Data,
+    task: str | None = None,
+    splits: Sequence[str] = ("train", "validation"),
+    sequence_length: Sequence[str] = (),
+    workers: int | None = None,
+) -> dict:
+    """Prepares the splits of a run and tells what they hold (the verb `t5sft prepare`).
 
     Args:
       model: a ModelDef; only its layout counts.
+      task: another task or mixture than the run's.
+      sequence_length: rows for which packing is measured, "2048" or "1024,512" (encoder and
+        decoder); default: the run's own.
+      workers: processes that tokenise; None: one per core.
+
+    Returns:
+      See `summary`.
     """
-    done = Preparation(data, model.layout, splits).result()
-    for name, split in zip(splits, done, strict=True):
-        print(describe(name, split.card), file=sys.stderr)
-    return {name: split.card for name, split in zip(splits, done, strict=True)}
+    from t5sft.data import summary
+
+    start = time.monotonic()
+    if task is not None:
+        data = dataclasses.replace(data, task=task)
+    lengths = summary.lengths(sequence_length, data, model.layout)
+    done = Preparation(data, model.layout, splits, workers=workers).result()
+    prepared = dict(zip(splits, done, strict=True))
+    result = summary.summary(prepared, data, model.layout, lengths)
+    result["seconds"] = round(time.monotonic() - start, 2)
+    print(summary.text(result), file=sys.stderr)
+    return result
 
 
 def describe(name: str, card: dict) -> str:
@@ -278,10 +227,10 @@ def prepare_split(
     register(data)
     start = time.monotonic()
     rates = define.rates_of_split(data.task, split)
-    stem = _stem(data, layout, split)
+    stem = finding.stem(data, layout, split)
     listed = [path for task in rates for path in reading.source_files(task, split)]
     with workshop.in_background(fingerprint.measure, data, listed) as sources:
-        with workshop.directory_of_parts(_root(data), stem) as parts:
+        with workshop.directory_of_parts(finding.root(data), stem) as parts:
             done = {
                 task: workshop.tokenise(
                     parts / cache.folder(task), task, split, data, layout, pool=pool
@@ -289,7 +238,7 @@ def prepare_split(
                 for task in rates
             }
             measured = sources.result()
-            target = _root(data) / f"{stem}-{fingerprint.content(measured)}"
+            target = finding.root(data) / f"{stem}-{fingerprint.content(measured)}"
             made = origin(data, layout, split, measured)
             if (target / "card.json").exists():  # other files came to the sources' directory
                 card = json.loads((target / "card.json").read_text())

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import types
 
 import pytest
 
@@ -220,3 +221,29 @@ def test_a_directory_given_as_data_is_where_tasks_look(data, tmp_path, monkeypat
     monkeypatch.setenv("T5SFT_DATA", "elsewhere")
     prepare.register(dataclasses.replace(data, data=str(tmp_path), modules=()))
     assert os.environ["T5SFT_DATA"] == str(tmp_path)
+
+
+def test_the_summary_tells_every_figure_and_writes_the_page(data, capsys, monkeypatch):
+    rows = [("ask", "four"), ("ask", "four"), ("ask", "   "), ("ask", "x" * 16), ("<b>", "<i>&")]
+    write_rows(pathlib.Path(data.data), rows)
+    for split in ("train",):
+        prepare.prepare_split(data, "encoder_decoder", split)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    model = types.SimpleNamespace(layout="encoder_decoder")
+    got = prepare.prepare(model=model, data=data, splits=("train",), sequence_length=("32,16", "9"))
+    assert json.loads(json.dumps(got)) == got
+    expected = {"examples": 3, "read": 5, "kept": 3, "dropped": 2, "truncated": 0, "tokens": 27,
+                "learnt_tokens": 15, "duplicates": 1, "truncated_by": {},
+                "dropped_by": {"empty response": 1, "too long": 1}}  # fmt: skip
+    (split,) = got["splits"].values()
+    for one in (got, split):
+        assert {key: one[key] for key in expected} == expected
+        assert one["packing_efficiency"] == one["packing"][0]["efficiency"] > 0.3
+        assert [row["sequence_length"] for row in one["packing"]] == ["32,16", "9,9"]
+    assert split["tasks"]["toy_file"]["lengths"]["targets"]["max"] == 5
+    assert split["sources"][0]["path"] == data.data and got["seconds"] >= 0
+    page = pathlib.Path(got["page"]).read_text(encoding="utf-8")
+    assert "&lt;i&gt;&amp;" in page and "<i>&" not in page and "dropped: too long" in page
+    err = capsys.readouterr().err
+    assert "train: 5 examples read, 3 kept, 2 dropped (1 empty response, 1 too long)" in err
+    assert "exact duplicates: 1" in err and got["page"] in err and "rows of 32,16" in err

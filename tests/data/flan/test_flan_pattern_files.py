@@ -95,7 +95,10 @@ def test_never_runs_the_file(text, file, tmp_path):
         ("PATTERNS = {'a': [\n('b',)]}", "a pair of strings .*templates.py:2"),
         ("PATTERNS = {'a': [FewShotPattern(inputs='b')]}", "a pair of strings"),
         ("PATTERNS = {'a': [FewShotPattern(inputs='b', targets='', sep='')]}", "a pair of strings"),
-        ("PATTERNS = {}\nPATTERNS['a'] = PATTERNS['b']", "expected a list of patterns, or PATTERNS"),
+        (
+            "PATTERNS = {}\nPATTERNS['a'] = PATTERNS['b']",
+            "expected a list of patterns, or PATTERNS",
+        ),
         ("(" * 5000, "not Python"),
         ("\0", "not Python"),
         ("PATTERNS = " + "-" * 100_000 + "1", "not Python|no dict"),
