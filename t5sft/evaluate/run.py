@@ -64,7 +64,7 @@ def evaluate(
     }
     options = {
         "max_new_tokens": max_new_tokens,
-        "eos_id": vocabulary.eos_id,
+        "eos_id": preprocess.end_ids(templates.get(data.template), vocabulary),
         "start_id": vocabulary.pad_id,
         "batch_size": batch_size,
         "buckets": buckets,
@@ -132,7 +132,7 @@ def generate(
         params,
         asked,
         max_new_tokens=max_new_tokens,
-        eos_id=vocabulary.eos_id,
+        eos_id=preprocess.end_ids(template, vocabulary),
         start_id=vocabulary.pad_id,
         batch_size=batch_size,
         mesh=mesh,

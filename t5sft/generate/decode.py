@@ -28,7 +28,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     start_id: int = 0,
     batch_size: int = 8,
     buckets: Sequence[int] | None = None,
@@ -47,7 +47,7 @@ def generate(
       model: a model of `t5sft.models`, either layout.
       prompts: token ids. "decoder": the text to continue, not empty. "encoder_decoder": the input.
       max_new_tokens: a completion is cut here, and marked as not finished.
-      eos_id: ends a completion.
+      eos_id: ends a completion; or several that do (end of turn, end of text).
       start_id: the first decoder token of an encoder-decoder; T5 uses its padding id, 0.
       batch_size: rows decoded together; the last batch is filled up with rows that are ignored.
       buckets: padded prompt lengths; by default 16, 24, 32, 48, 64, 96, ...
@@ -61,6 +61,7 @@ def generate(
     """
     row_seeds = range(len(prompts)) if row_seeds is None else row_seeds
     _check(model, prompts, batch_size, buckets, mesh, rules)
+    ends = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
     key = jax.random.key(seed)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     completions: dict[int, Generated] = {}
@@ -76,7 +77,7 @@ def generate(
             params,
             arrays,
             jax.vmap(lambda row: jax.random.fold_in(key, row))(np.asarray(seeds, np.uint32)),
-            eos_id,
+            np.asarray(ends, np.int32),
             model=model,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
@@ -84,7 +85,7 @@ def generate(
             rules=_frozen(rules),
         )
         for i, row in zip(chosen, np.asarray(tokens), strict=False):
-            completions[i] = _generated(row, eos_id)
+            completions[i] = _generated(row, ends)
     return [completions[i] for i in range(len(prompts))]
 
 
@@ -105,7 +106,7 @@ def padded_length(length: int, buckets: Sequence[int] | None = None) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampler", "max_new_tokens", "mesh", "rules"))
-def _decode(params, arrays, keys, eos_id, *, model, sampler, max_new_tokens, mesh, rules):
+def _decode(params, arrays, keys, ends, *, model, sampler, max_new_tokens, mesh, rules):
     """Reads the prompts, then one token per row and step until all rows end: [B, max_new_tokens].
 
     The first token given to `decode_step` is the last of the prompt (its slot is written a second
@@ -124,11 +125,12 @@ def _decode(params, arrays, keys, eos_id, *, model, sampler, max_new_tokens, mes
             step, cache, tokens, positions, ended, out = state
             logits, cache = model.decode_step(params, cache, tokens, positions)
             now = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
-            tokens = jnp.where(ended, eos_id, sampler(logits, now))
+            tokens = jnp.where(ended, ends[0], sampler(logits, now))
             out = jax.lax.dynamic_update_slice_in_dim(out, tokens[:, None], step, axis=1)
-            return step + 1, cache, tokens, positions + 1, ended | (tokens == eos_id), out
+            ended |= jnp.isin(tokens, ends)
+            return step + 1, cache, tokens, positions + 1, ended, out
 
-        out = jnp.full((keys.shape[0], max_new_tokens), eos_id, jnp.int32)
+        out = jnp.full((keys.shape[0], max_new_tokens), ends[0], jnp.int32)
         start = (0, cache, arrays["tokens"], arrays["positions"], arrays["ignored"], out)
         out = jax.lax.while_loop(unfinished, advance, start)[-1]
         if mesh is None:
@@ -168,11 +170,10 @@ def _spread(arrays: dict, mesh: Mesh, rules: rules_.Rules) -> dict:
     }
 
 
-def _generated(row: np.ndarray, eos_id: int) -> Generated:
+def _generated(row: np.ndarray, ends: Sequence[int]) -> Generated:
     tokens = row.tolist()
-    if eos_id in tokens:
-        return Generated(tokens[: tokens.index(eos_id)], True)
-    return Generated(tokens, False)
+    stop = next((i for i, token in enumerate(tokens) if token in ends), None)
+    return Generated(tokens[:stop], stop is not None)
 
 
 def _frozen(rules: rules_.Rules) -> tuple:

@@ -17,13 +17,14 @@ class Terms(NamedTuple):
     metrics: dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight)
 
 
-def cross_entropy(logits, targets, weights, *, z_loss=0.0):
+def cross_entropy(logits, targets, weights, *, of_loss=None, z_loss=0.0):
     """Sums the negative log-likelihood of the targets and z_loss * log(Z)^2.
 
     Args:
       logits: [B, T, V], any float dtype; computed in float32.
       targets: [B, T] token ids in [0, V).
       weights: [B, T] float, 0 where a token must not be learnt (prompt, padding).
+      of_loss: [B, T], the weights of the loss where it is no mean over tokens; metrics always are.
       z_loss: strength of the penalty on log Z (PaLM, arXiv:2204.02311, section 5).
 
     Example (V = 2, uniform logits, the first token is prompt):
@@ -41,6 +42,7 @@ def cross_entropy(logits, targets, weights, *, z_loss=0.0):
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]  # [B, T]
     nll = log_z - picked
     total = nll + z_loss * jnp.square(log_z) if z_loss else nll
+    of_loss = weights if of_loss is None else of_loss
     weight = weights.sum()
     # A tie counts as right: it costs no second pass over V.
     is_right = (picked >= highest).astype(weights.dtype)
@@ -48,4 +50,4 @@ def cross_entropy(logits, targets, weights, *, z_loss=0.0):
         "nll": ((nll * weights).sum(), weight),
         "accuracy": ((is_right * weights).sum(), weight),
     }
-    return Terms((total * weights).sum(), weight, metrics)
+    return Terms((total * of_loss).sum(), of_loss.sum(), metrics)

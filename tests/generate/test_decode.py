@@ -113,6 +113,9 @@ def test_stops_at_eos_and_says_so():
     first = answer.index(eos)
     cut = generate(model, params, prompts()[:1], eos_id=eos)
     assert cut == [decode.Generated(answer[:first], True)]
+    # Several ends (of a turn, of a text): the first that comes.
+    assert generate(model, params, prompts()[:1], eos_id=[EOS, eos]) == cut
+    assert generate(model, params, prompts()[:1], eos_id=[answer[0], eos])[0].tokens == []
     assert generate(model, params, prompts()[:1], max_new_tokens=2) == [
         decode.Generated(answer[:2], False)
     ]
