@@ -65,7 +65,7 @@ class Made(NamedTuple):
 def examples(
     record: records.Record,
     vocabulary: vocab.Vocabulary,
-    template: templates.Template,
+    template: templates.AnyTemplate,
     options: Options,
 ) -> Made:
     """Turns one record into its examples.
@@ -83,7 +83,7 @@ def examples(
 def batch(
     rows: Sequence[records.Record],
     vocabulary: vocab.Vocabulary,
-    template: templates.Template,
+    template: templates.AnyTemplate,
     options: Options,
 ) -> list[Made]:
     """Turns records into examples as `examples` does, in half the time for a hundred or more."""
@@ -104,7 +104,7 @@ def batch(
 def instruction(
     record: records.Record,
     vocabulary: vocab.Vocabulary,
-    template: templates.Template,
+    template: templates.AnyTemplate,
     *,
     layout: str,
     learn: Learn = "all_assistant",
@@ -124,7 +124,7 @@ def instruction(
 def prompt(
     record: records.Record,
     vocabulary: vocab.Vocabulary,
-    template: templates.Template,
+    template: templates.AnyTemplate,
     *,
     layout: str,
 ) -> list[int]:
@@ -192,7 +192,7 @@ def _units(record: records.Record, options: Options) -> list[list[_Ask]]:
 def _make(
     asked: Sequence[_Ask],
     vocabulary: vocab.Vocabulary,
-    template: templates.Template,
+    template: templates.AnyTemplate,
     layout: str,
 ) -> list[Example]:
     """Renders and tokenises conversations; weights below 0 mark prompts, see `weigh`."""
@@ -213,11 +213,11 @@ def _make(
     ]
 
 
-def _bos(template: templates.Template) -> list[templates.Piece]:
+def _bos(template: templates.AnyTemplate) -> list[templates.Piece]:
     return [templates.Piece("bos", "control", 0.0, is_control=True)] if template.adds_bos else []
 
 
-def _with_border(pieces, layout: str, template: templates.Template, vocabulary) -> Tokens:
+def _with_border(pieces, layout: str, template: templates.AnyTemplate, vocabulary) -> Tokens:
     """Tokenises a prompt with what a layout puts at its border."""
     if layout == "decoder":
         return tokenize(_bos(template) + pieces, vocabulary)

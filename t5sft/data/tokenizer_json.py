@@ -34,7 +34,7 @@ class TokenizerJson:
             values = json.loads(self._bytes[0])
             self._whole = tokenizers.Tokenizer.from_str(json.dumps(values))
             added = values.get("added_tokens") or []
-            markers = [t for t in added if t["special"] or vocab.MARKER.fullmatch(t["content"])]
+            markers = [t for t in added if t["special"] or _is_marker(t["content"])]
             texts = json.dumps(_without(values, markers))
             self._texts = tokenizers.Tokenizer.from_str(texts)
         except Exception as error:  # the library raises plain Exception
@@ -131,6 +131,20 @@ def read_settings(directory: pathlib.Path) -> dict:
     merged = _read(directory / "special_tokens_map.json")
     config = _read(directory / "tokenizer_config.json")
     return merged | {k: v for k, v in config.items() if v is not None or k not in merged}
+
+
+def control_names(directory: pathlib.Path) -> tuple[str, ...]:
+    """Returns the names of the control tokens that the files of a tokenizer tell."""
+    tokens = list(_read(directory / "tokenizer.json").get("added_tokens") or [])
+    tokens += (
+        _read(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    ).values()
+    names = [t["content"] for t in tokens if t.get("special") or _is_marker(t["content"])]
+    return tuple(dict.fromkeys(names))
+
+
+def _is_marker(name: str) -> bool:
+    return vocab.MARKER.fullmatch(name) is not None
 
 
 def _read(path: pathlib.Path) -> dict:

@@ -164,7 +164,7 @@ def _control_id(name: str, is_optional: bool, vocabulary: vocab.Vocabulary) -> i
     return token
 
 
-def end_ids(template: templates.Template, vocabulary: vocab.Vocabulary) -> tuple[int, ...]:
+def end_ids(template: templates.AnyTemplate, vocabulary: vocab.Vocabulary) -> tuple[int, ...]:
     """Returns the ids that end an answer: the template's end of turn, and every end of text."""
     piece = templates.Piece(templates.ending(template), "control", 0.0, is_control=True)
     token = control_id(piece, vocabulary)

@@ -16,10 +16,11 @@ from t5sft import errors, paths
 
 # Tokens that mark the structure of a conversation. Other tokens that look like tags (Gemma's
 # <table>) are text that happens to have an id of its own.
-MARKER = re.compile(
-    r"<[|\uff5c].*[|\uff5c]>|</?(s|bos|eos|pad|unk|mask|think|tool_call|tool_response|"
-    r"start_of_turn|end_of_turn)>|\[/?[A-Z][A-Z_]*\]"
+TAGS = (
+    r"</?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn)>|"
+    r"\[/?[A-Z][A-Z_]*\]"
 )
+MARKER = re.compile(r"<[|\uff5c].*[|\uff5c]>|" + TAGS)
 
 
 class Vocabulary(Protocol):

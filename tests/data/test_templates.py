@@ -1,6 +1,4 @@
-"""Every format with every kind of vocabulary: text, ids and weights are those of a second renderer."""
-
-import json
+"""Every format with every kind of vocabulary agrees with a second renderer."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +6,7 @@ from hypothesis import strategies as st
 from oracles import formats, vocabularies
 
 from t5sft import errors
-from t5sft.data import preprocess, records, templates, tokens, vocab
+from t5sft.data import preprocess, records, templates, vocab
 
 # U+2581 is SentencePiece's own sign for a space; U+E000 and on are the oracle's marks.
 CHARACTERS = st.characters(exclude_categories=("Cs", "Co"), exclude_characters="\u2581")

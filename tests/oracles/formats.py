@@ -23,7 +23,9 @@ _CHATML = """
 """
 _QWEN3 = """
 {%- set ns = namespace(last=0) -%}
-{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor -%}
+{%- for m in messages -%}
+{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
 {%- for m in messages -%}
 {%- if m.role == 'assistant' -%}
 <|im_start|>assistant
@@ -85,9 +87,10 @@ FORMATS = {
     "gemma": _INSIDE + "{% for m in rest %}{% if m.role == 'user' %}<start_of_turn>user\n"
     "{% if loop.first and system %}{{ system }}\n\n{% endif %}{{ m.content }}<end_of_turn>\n"
     "{% else %}<start_of_turn>model\n\ue000{{ m.content }}\ue001[[end]]\n{% endif %}{% endfor %}",
-    "mistral": _INSIDE + "{% for m in rest %}{% if m.role == 'user' %}[INST] "
+    "mistral": _INSIDE + "{% for m in rest %}{% if m.role == 'user' %}[INST]\ue002"
     "{% if loop.index0 >= rest|length - 2 and system %}{{ system }}\n\n{% endif %}"
-    "{{ m.content }}[/INST]{% else %}\ue000\ue002{{ m.content }}\ue001[[end]]{% endif %}{% endfor %}",
+    "{{ m.content }}[/INST]{% else %}\ue000\ue002{{ m.content }}\ue001[[end]]{% endif %}"
+    "{% endfor %}",
 }
 CONTROLS = {
     "chatml": ("<|im_start|>", "<|im_end|>"),

@@ -17,7 +17,7 @@ CONTROLS = sorted(
 )
 CORPUS = [
     "Below is an instruction that describes a task. Write a response.",
-    "Hello there! \u00dcber caf\u00e9, na\u00efve r\u00e9sum\u00e9; 1234567890 <|im_end|> </s> [INST] <s> #'\"{}",
+    "Hello there! \u00dcber caf\u00e9, na\u00efve; 1234567890 <|im_end|> </s> [INST] <s> #'\"{}",
     "You may call one or more functions\n\n### Response:\n\tUSER: ASSISTANT: user assistant system",
 ] * 8
 

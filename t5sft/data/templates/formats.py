@@ -163,7 +163,7 @@ TEMPLATES: dict[str, Template] = {
     # the last user turn, so earlier turns are learnt without them.
     "mistral": Template(
         {
-            "user": Turn(before="[INST] ", after="[/INST]"),
+            "user": Turn(before="[INST]{space}", after="[/INST]"),
             "assistant": Turn(lead=" "),
         },
         controls=("[INST]", "[/INST]"),

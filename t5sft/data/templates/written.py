@@ -19,7 +19,7 @@ class Turn:
 
     `{content}` and `{context}` stand for the message's own text; nothing else is replaced, and
     the text put in is not searched again. `before` and `after` may hold control tokens: the names
-    in the template's `controls`, and `{bos}`.
+    in the template's `controls`, and `{bos}`; and `{space}`, see `Piece.is_space`.
 
     An assistant's turn is `before`, then generation starts, then `lead`, content, `tail`, the end
     token, `after`.
@@ -99,7 +99,7 @@ class Template:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Every control token that the texts may hold."""
-        return (*self.controls, *self.optional, "{bos}")
+        return (*self.controls, *self.optional, "{bos}", "{space}")
 
     def __hash__(self):
         return id(self)
@@ -154,7 +154,9 @@ class _Writer:
         """Writes the template's own text, which may hold control tokens."""
         optional = self.template.optional
         for part, is_control in pieces.split_controls(text, self.template.names):
-            if is_control:
+            if part == "{space}":
+                yield Piece(" ", role, weight, is_space=True)
+            elif is_control:
                 name = "bos" if part == "{bos}" else part
                 yield Piece(name, "control", weight, True, is_optional=part in optional)
             else:
