@@ -114,7 +114,7 @@ TEXT = st.lists(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Returns a function: a Jinja source becomes a tokenizer's directory with it, and a template."""
+    """Returns a function: a Jinja source becomes a template in a tokenizer's directory."""
     opened = []
 
     def make(source, **settings):

@@ -158,7 +158,7 @@ def conversation(
             return begin + value + end
         return value
 
-    tools = [data(tool) for tool in read_json(record.tools, "tools", where)] or None
+    tools = [data(tool) for tool in pieces.read_json(record.tools, "tools", where)] or None
     messages: list[dict[str, Any]] = []
     calls: list[str] = []  # ids of the calls that wait for their results
     for i, message in enumerate(record.messages[:count]):
@@ -174,7 +174,9 @@ def conversation(
                     "id": call.id,
                     "function": {
                         "name": data(call.name),
-                        "arguments": data(read_json(call.arguments, "tool call", where) or {}),
+                        "arguments": data(
+                            pieces.read_json(call.arguments, "tool call", where) or {}
+                        ),
                     },
                 }
                 for call in message.tool_calls
@@ -183,16 +185,6 @@ def conversation(
             made |= {"name": message.name, "tool_call_id": calls.pop(0) if calls else ""}
         messages.append(made)
     return {"messages": messages, "tools": tools}
-
-
-def read_json(text: str, what: str, where: str) -> Any:
-    """Reads JSON that a record carries; nothing is an empty list."""
-    try:
-        return json.loads(text) if text else []
-    except ValueError as error:
-        raise errors.DataError(
-            f"the {what} is not JSON ({error}); {where}; mend or drop the row"
-        ) from error
 
 
 def read(marked: str, marks: Marks) -> Found | None:

@@ -1,10 +1,12 @@
 """Pieces: what a template makes of a conversation, and what both kinds of template share."""
 
 import functools
+import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from t5sft import errors
 from t5sft.data import records
 
 # Piece.role; a cache stores the place in this tuple.
@@ -55,3 +57,13 @@ def prompt_of(pieces: Sequence[Piece]) -> list[Piece]:
     """Returns what stands before the last place where generation starts."""
     last = max(i for i, piece in enumerate(pieces) if piece.starts_response)
     return list(pieces[:last])
+
+
+def read_json(text: str, what: str, where: str) -> Any:
+    """Reads JSON that a record carries; nothing is an empty list."""
+    try:
+        return json.loads(text) if text else []
+    except ValueError as error:
+        raise errors.DataError(
+            f"the {what} is not JSON ({error}); {where}; mend or drop the row"
+        ) from error

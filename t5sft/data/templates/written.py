@@ -206,7 +206,7 @@ class _Writer:
 
     def definitions(self, tools: Tools, follows: bool, weight: float) -> Iterator[Piece]:
         """Writes the definitions of the record's tools."""
-        listed = _json(self.record.tools, "tools", self.where)
+        listed = pieces.read_json(self.record.tools, "tools", self.where)
         before, after = tools.definitions.split("{tools}")
         if not follows and tools.where == "system":
             before = before.lstrip("\n")
@@ -303,9 +303,8 @@ class _Writer:
         between = tools.after_content if message.content else ""
         yield from self.text((between or "") + tools.before_calls, "assistant", weight)
         for k, call in enumerate(calls):
-            arguments = json.dumps(
-                _json(call.arguments, "tool call", self.where), ensure_ascii=False
-            )
+            read = pieces.read_json(call.arguments, "tool call", self.where) or {}
+            arguments = json.dumps(read, ensure_ascii=False)
             text = tools.between_calls if k else ""
             yield from self.text(text, "assistant", weight)
             fields = {"name": call.name, "arguments": arguments, "id": call.id}
@@ -339,13 +338,3 @@ class _Writer:
         yield from self.filled(tools.result, fields, "tool", weight)
         if is_last:
             yield from self.text(tools.after_results, "tool", weight)
-
-
-def _json(text: str, what: str, where: str):
-    """Reads JSON that a record carries."""
-    try:
-        return json.loads(text) if text else {}
-    except ValueError as error:
-        raise errors.DataError(
-            f"the {what} is not JSON ({error}); {where}; mend or drop the row"
-        ) from error
