@@ -105,7 +105,10 @@ def _of_texts(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
     made = iter(preprocess.batch(whole, vocabulary, template, options(data, layout)))
     for i, one in enumerate(found):
         if isinstance(one, records.Record):
-            yield first + i, one.metadata.get("template", ""), next(made)
+            whole_made = next(made)
+            for what in filter(None, one.metadata.get("mended", "").split(", ")):
+                whole_made.counts[f"mended: {what}"] = 1
+            yield first + i, one.metadata.get("template", ""), whole_made
         else:
             yield first + i, "", _dropped(one)
 

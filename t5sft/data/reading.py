@@ -62,6 +62,7 @@ def dataset(task: str, split: str, *, lengths: tuple[int, int], seed: int, num_e
 
     found = provider(task, split)
     arguments: dict[str, Any] = {"num_epochs": num_epochs, "seed": seed, "shuffle": False}
+    arguments["try_in_mem_cache"] = False  # it asks for the size, which may be a whole reading
     if hasattr(found, "preprocessors"):
         arguments["trim_output_features"] = False  # it would cut end tokens, and count nothing
         arguments["use_cached"] = found.requires_caching

@@ -98,6 +98,7 @@ def from_records(
         def list_shards(self, split):
             return [str(path) for path in paths(split)]
 
+        @functools.cache  # noqa: B019  a source lives as long as its task
         def num_input_examples(self, split):
             if count is not None:
                 return count(split)

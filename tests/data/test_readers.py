@@ -1,8 +1,11 @@
 """Every format becomes the record that its documentation says, or is refused by name."""
 
+import itertools
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t5sft import errors
 from t5sft.data import readers
@@ -408,3 +411,43 @@ def test_prompts_of_preferences_are_put_in_order_too():
     record = readers.read(row, where="x:1")
     assert shown(record) == "u:q|q"
     assert record.metadata == {"mended": "leading turns removed, turns joined"}
+
+
+TURNS = st.lists(
+    st.builds(
+        lambda role, content: {"from": role, "value": content},
+        st.sampled_from(["system", "human", "gpt", "tool", "function_call"]),
+        st.sampled_from(["", " ", '{"name": "f"}', '{"name": "g", "arguments": {}}']),
+    ),
+    max_size=7,
+)
+
+
+@settings(max_examples=300)
+@given(TURNS)
+def test_what_is_read_is_in_order_and_loses_only_what_it_says(turns):
+    turns = [one for one in turns if one["from"] != "function_call" or one["value"].strip()]
+    try:
+        record = readers.read({"conversations": turns}, "sharegpt", where="x:1")
+    except Dropped:
+        return
+    roles = [one.role for one in record.messages]
+    assert roles[-1] == "assistant" and "user" in roles
+    spoken = [role for role in roles if role != "system"]
+    assert spoken[0] == "user"
+    for first, second in itertools.pairwise(roles):
+        assert first != second or first == "tool"
+        assert second != "tool" or first in ("assistant", "tool")
+    for one in record.messages:
+        assert one.content.strip() or one.tool_calls or one.role == "tool"
+    mended = record.metadata.get("mended", "")
+    contents = [one["value"] for one in turns if one["from"] != "function_call"]
+    if not mended:
+        assert len(record.messages) == len(turns)
+        kept = [one.content for one in record.messages if not one.tool_calls]
+        assert kept == contents
+    elif mended == "turns joined":
+        kept = "\n\n".join(one.content for one in record.messages if one.content)
+        assert kept == "\n\n".join(content for content in contents if content)
+        calls = sum(len(one.tool_calls) for one in record.messages)
+        assert calls == sum(one["from"] == "function_call" for one in turns)

@@ -81,7 +81,7 @@ def _in_directory(path: pathlib.Path) -> list[pathlib.Path]:
     if len(kinds) > 1:
         raise errors.DataError(
             f"files of several kinds ({', '.join(kinds)}); {path}; "
-            f"name one kind: {path}/*.{kinds[0]}"
+            f"name one kind, such as '{path}/**/*.{kinds[0]}'"
         )
     return found
 
