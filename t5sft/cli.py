@@ -47,6 +47,8 @@ _VERBS: dict[str, tuple[str, _Flags]] = {
             "task": (str, "task or mixture"),
             "split": (str, "its split"),
             "num": (int, "number of rows"),
+            "step": (int, "show the batch of this train step; the first is 1"),
+            "html": (str, "write a page to this file"),
         },
     ),
     "prepare": (

@@ -43,17 +43,17 @@ def _body(task, layout, splits, cards) -> Iterator[str]:
 
 def _split(layout: str, split: cache.Split, card: Mapping) -> Iterator[str]:
     kept, read = card["kept"], max(card["read"], 1)
+    mean = card["tokens"] / max(card["examples"], 1)
     share = card["learnt_tokens"] / max(card["tokens"], 1)
     yield page.tiles(
         [
-            ("examples", f"{card['examples']:,}", f"of {card['read']:,} records"),
+            ("examples", page.brief(card["examples"]), f"of {card['read']:,} records"),
             ("kept", f"{100 * kept / read:.1f} %", f"{card['dropped']:,} dropped"),
-            ("truncated", f"{card['truncated']:,}", ""),
-            ("tokens", f"{card['tokens']:,}", f"{card['tokens'] / max(card['examples'], 1):.0f} "
-             "an example"),
-            ("learnt tokens", f"{card['learnt_tokens']:,}", f"{100 * share:.1f} %"),
+            ("truncated", page.brief(card["truncated"]), ""),
+            ("tokens", page.brief(card["tokens"]), f"{mean:.0f} an example"),
+            ("learnt tokens", page.brief(card["learnt_tokens"]), f"{100 * share:.1f} %"),
             ("packing", f"{100 * card['packing_efficiency']:.1f} %", "of places hold tokens"),
-            ("duplicates", f"{card['duplicates']:,}", "exact, beyond the first"),
+            ("duplicates", page.brief(card["duplicates"]), "exact, beyond the first"),
         ]
     )  # fmt: skip
     found = [f"{t}: {text}" for t, one in card["tasks"].items() for text in one["warnings"]]
@@ -115,7 +115,8 @@ def _task_table(tasks) -> str:
     sides = [
         side for side in ("inputs", "targets") if any(one["lengths"][side] for _, one in tasks)
     ]
-    head += [f"{side} {mark}" for side in sides for mark in _MARKS]
+    short = {"inputs": "in", "targets": "out"}
+    head += [f"{short[side]} {mark}" for side in sides for mark in _MARKS]
     rows = []
     for name, one in tasks:
         counts = ("read", "examples", "dropped", "truncated", "duplicates", "tokens",

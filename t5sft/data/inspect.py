@@ -1,61 +1,100 @@
 """Inspecting: examples as the model will see them, token by token."""
 
 import dataclasses
+import itertools
+import math
 import os
+import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from t5sft.data import batches, prepare, templates, vocab
+from t5sft import errors
+from t5sft.data import batches, cache, mixture, page, prepare, templates, vocab
 
 _RED, _GREEN, _GREY, _BOLD, _END = "\033[31m", "\033[32m", "\033[90m", "\033[1m", "\033[0m"
 
 
 def inspect(
-    *, model, data: prepare.Data, task: str | None = None, split: str = "train", num: int = 3
+    *,
+    model,
+    data: prepare.Data,
+    task: str | None = None,
+    split: str = "train",
+    num: int | None = None,
+    step: int | None = None,
+    batch_size: int = 1,
+    pack: bool = True,
+    mixing: mixture.Mixing | None = None,
+    seed: int = 0,
+    html: str | None = None,
 ) -> dict:
-    """Prints the first packed rows of a task or mixture: tokens, text, role, weight, segment.
+    """Prints packed rows of a task or mixture: tokens, text, role, weight, segment.
 
     Args:
       model: a ModelDef; only its layout counts.
       task: another task or mixture than the run's.
-      num: how many rows.
+      num: how many rows; None: three, or the whole batch of a step.
+      step: the batch of this train step, counted as the log does: the first is 1. With the run's
+        batch_size, pack, mixing and seed it is the very batch. None: each example once, packed.
+      html: a file to write them to as a page.
 
     Returns:
-      {"rows": [[{"side", "token", "text", "role", "weight", "segment", "position"}, ...], ...]}
+      {"rows": [[{"side", "token", "text", "role", "weight", "segment", "position"}, ...], ...],
+       "segments": of each row [{"segment", "task", "example", "record", "label"}, ...],
+       "step", "page"}
     """
     if task is not None:
         data = dataclasses.replace(data, task=task)
+    if step is not None and step < 1:
+        raise errors.ConfigError(f"no step {step}; --step; the first is 1")
     (prepared,) = prepare.Preparation(data, model.layout, [split]).result()
     vocabulary = vocab.load(data.vocabulary)
     source = batches.Batches(
         prepared,
         layout=model.layout,
-        batch_size=1,
+        batch_size=1 if step is None else batch_size,
         encoder_length=data.encoder_length,
         decoder_length=data.decoder_length,
         start_id=vocabulary.pad_id,
-        seed=data.seed,
+        seed=seed,
+        pack=pack,
+        mixing=mixing,
     )
+    if step is None:
+        every = (row for many in source.once() for row in many if row)
+        rows = list(itertools.islice(every, 3 if num is None else max(num, 0)))
+    else:
+        rows = source.batch_rows(source.position(step - 1))[0][:num]
     print(prepare.describe(split, prepared.card), file=sys.stderr)
     in_colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    out, rows = [], iter(_first_rows(source, num))
-    for number, row in enumerate(rows, 1):
-        tokens = list(_tokens(source, row, vocabulary))
-        out.append(tokens)
-        for line in _lines(number, row, tokens, in_colour):
+    tokens = [list(_tokens(source, row, vocabulary)) for row in rows]
+    segments = [list(_segments(prepared, row)) for row in rows]
+    for number, (named, shown) in enumerate(zip(segments, tokens, strict=True), 1):
+        for line in _lines(number, named, shown, in_colour):
             print(line, file=sys.stderr)
-    return {"rows": out}
+    path = None
+    if html is not None:
+        title = f"{data.task}, {split}" + (f": the batch of step {step}" if step else "")
+        path = pathlib.Path(html).expanduser().absolute()
+        page.write(path, title, _page(title, tokens, segments, vocabulary))
+        print(f"page: {path}", file=sys.stderr)
+    return {"rows": tokens, "segments": segments, "step": step, "page": path and str(path)}
 
 
-def _first_rows(source, num: int) -> Iterator[list]:
-    for rows in source.once():
-        for row in rows:
-            if num <= 0 or not row:
-                return
-            num -= 1
-            yield row
+def _segments(prepared: cache.Split, row: batches.Row) -> Iterator[dict]:
+    """Yields what shares a row, in the order of its segments."""
+    for segment, (task, index) in enumerate(row, 1):
+        examples = prepared.tasks[task]
+        label = None if examples.labels is None else float(examples.labels[index])
+        yield {
+            "segment": segment,
+            "task": task,
+            "example": index,
+            "record": int(examples.numbers[index]),
+            "label": None if label is None or math.isnan(label) else label,
+        }
 
 
 def _tokens(source, row, vocabulary) -> Iterator[dict]:
@@ -85,17 +124,28 @@ def _tokens(source, row, vocabulary) -> Iterator[dict]:
             }
 
 
-def _lines(number: int, row, tokens, in_colour: bool) -> Iterator[str]:
+def _title(named: dict) -> str:
+    label = "" if named["label"] is None else f", label {named['label']:g}"
+    return f"segment {named['segment']}: {named['task']}[{named['record']}]{label}"
+
+
+def _head(number: int, named: Sequence[dict], tokens: Sequence[dict]) -> str:
+    learnt = sum(token["weight"] > 0 for token in tokens)
+    return f"row {number}: {len(named)} examples, {len(tokens)} tokens, {learnt} learnt"
+
+
+def _lines(
+    number: int, segments: Sequence[dict], tokens: Sequence[dict], in_colour: bool
+) -> Iterator[str]:
     def paint(text, colour):
         return f"{colour}{text}{_END}" if in_colour else text
 
-    learnt = sum(token["weight"] > 0 for token in tokens)
-    yield paint(f"row {number}: {len(row)} examples, {len(tokens)} tokens, {learnt} learnt", _BOLD)
-    for segment, (task, index) in enumerate(row, 1):
-        yield paint(f"  segment {segment}: {task}[{index}]", _BOLD)
+    yield paint(_head(number, segments, tokens), _BOLD)
+    for named in segments:
+        yield paint(f"  {_title(named)}", _BOLD)
         yield paint("    side     segment  position  token  role       weight  text", _GREY)
         for token in tokens:
-            if token["segment"] == segment:
+            if token["segment"] == named["segment"]:
                 colour = _GREEN if token["weight"] > 0 else _RED
                 yield paint(
                     f"    {token['side']:<8} {token['segment']:>7}  {token['position']:>8}  "
@@ -103,3 +153,25 @@ def _lines(number: int, row, tokens, in_colour: bool) -> Iterator[str]:
                     f"{token['text']!r}",
                     colour,
                 )
+
+
+def _page(title: str, rows, segments, vocabulary: vocab.Vocabulary) -> Iterator[str]:
+    """The rows as a page: each token a stretch that tells its figures when pointed at."""
+    yield f"<h1>{page.escape(title)}</h1>"
+    yield '<p class="lead">Point at a token for its number, role, weight and position.</p>'
+    yield page.legend()
+    for number, (named, tokens) in enumerate(zip(segments, rows, strict=True), 1):
+        yield f"<h2>{page.escape(_head(number, named, tokens))}</h2>"
+        for one in named:
+            parts = []
+            for side in ("encoder", "decoder"):
+                mine = [t for t in tokens if t["segment"] == one["segment"] and t["side"] == side]
+                shown = [_shown(token, vocabulary) for token in mine]
+                parts += [f'<div class="who">{side}</div>{page.spans(shown)}'] if mine else []
+            yield page.box(_title(one), "".join(f'<div class="sample">{x}</div>' for x in parts))
+
+
+def _shown(token: dict, vocabulary: vocab.Vocabulary) -> dict:
+    hint = f"token {token['token']}, position {token['position']}, {token['role']}"
+    is_control = not vocabulary.decode([token["token"]])
+    return {**token, "role": hint, "is_control": is_control}

@@ -27,10 +27,10 @@ h2 { font-size: 19px; margin: 44px 0 12px; padding-top: 20px; border-top: 1px so
 h3 { font-size: 13px; margin: 0 0 8px; color: var(--soft); font-weight: 600; }
 p.lead { color: var(--soft); margin: 0 0 20px; }
 code, .mono { font: 12.5px/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(126px, 1fr)); gap: 12px; }
 .tile, .box { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tile { padding: 12px 14px; }
-.tile b { display: block; font-size: 22px; line-height: 1.25; font-weight: 650;
+.tile b { display: block; font-size: 21px; white-space: nowrap; line-height: 1.25; font-weight: 650;
   font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13px; }
 .tile i { display: block; font-style: normal; color: var(--soft); font-size: 12px; }
@@ -49,6 +49,8 @@ tr:last-child td { border-bottom: 0; }
 ul.warn { list-style: none; margin: 16px 0 0; padding: 10px 16px; background: var(--warn);
   border-radius: 10px; }
 svg { display: block; width: 100%; height: auto; }
+svg.columns { max-width: 560px; }
+.who { color: var(--soft); font-size: 12.5px; margin-bottom: 4px; }
 svg text { fill: var(--soft); font-size: 11px; }
 .bar { fill: var(--blue); } .bar.pale { fill: var(--pale); } .axis { stroke: var(--line); }
 .mark { stroke: var(--warm); stroke-width: 1.5; stroke-dasharray: 3 3; }
@@ -62,7 +64,6 @@ svg text.mark-text { fill: var(--warm); }
 .legend { display: flex; flex-wrap: wrap; gap: 14px; color: var(--soft); font-size: 13px;
   margin: 0 0 10px; }
 .sample + .sample { border-top: 1px solid var(--line); margin-top: 12px; padding-top: 12px; }
-.sample .who { color: var(--soft); font-size: 12.5px; margin-bottom: 4px; }
 details summary { cursor: pointer; color: var(--soft); }
 """
 
@@ -99,6 +100,13 @@ def write(path: pathlib.Path, title: str, body: Iterable[str]) -> pathlib.Path:
 def number(value: float) -> str:
     """Writes a number for people: 12,345 or 0.97."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def brief(value: int) -> str:
+    """Writes a count for a tile: 12,345 or 12.35 M."""
+    if value < 1_000_000:
+        return f"{value:,}"
+    return f"{value / 1e6:.2f} M" if value < 1e9 else f"{value / 1e9:.2f} G"
 
 
 def tiles(values: Sequence[tuple[str, str, str]]) -> str:
@@ -152,7 +160,7 @@ def columns(edges: Sequence[int], counts: Sequence[int], marks: Mapping[str, flo
     def x(value: float) -> float:
         return left + inner * (min(value, edges[-1]) - edges[0]) / span
 
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img">']
+    out = [f'<svg class="columns" viewBox="0 0 {width} {height}" role="img">']
     for share in (0.5, 1.0):
         y = height - bottom - tall * share
         out.append(f'<line class="axis" x1="{left}" x2="{width - 8}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -139,5 +139,5 @@ def text(result: Mapping) -> str:
 
 def _lengths(one: Mapping) -> str:
     """Median, 95th percentile and maximum of the longer side."""
-    side = max(one["lengths"].values(), key=lambda found: found.get("max", 0))
+    side = max(one["lengths"].values(), key=lambda found: found.get("mean", 0))
     return " ".join(f"{side.get(key, 0):>5}" for key in ("p50", "p95", "max"))
