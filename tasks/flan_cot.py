@@ -13,6 +13,7 @@ SeqIO tasks and mixtures:
   cot_<name>_inversion   answer or reasoning -> question, and the like
   flan_cot               all zero-shot tasks by size, inversions at 0.3 of that
   flan_cot_few_shot      all few-shot tasks by size
+  cot_submix             the two mixtures in equal parts
 """
 
 from collections.abc import Iterator
@@ -84,3 +85,4 @@ define.add_mixture(
     | {task: mixing.FLAN2022_INVERSION * size for task, size in _ADDED["_inversion"].items()},
 )
 define.add_mixture("flan_cot_few_shot", _ADDED["_few_shot"])
+define.add_mixture("cot_submix", ["flan_cot", "flan_cot_few_shot"])

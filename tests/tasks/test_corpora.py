@@ -15,6 +15,10 @@ SAMPLES = pathlib.Path(__file__).parent / "samples"
 COT = "aqua creak ecqa gsm8k qasc sensemaking strategyqa".split()
 # module -> task -> split -> how many records its sample gives, and what it drops
 EXPECTED = {
+    "alpaca_variants": {
+        "alpaca_cleaned": {"train": {"record": 1}},
+        "alpaca_gpt4": {"train": {"record": 1, "empty response": 1}},
+    },
     "dolly": {"dolly": {"train": {"record": 2, "empty response": 1}}},
     "flan_cot": {
         **{f"cot_{name}": {"train": {"record": 1}} for name in COT},

@@ -10,6 +10,7 @@ from t5sft.data.records import Message
 from t5sft.tasks import (
     conversations,
     flan,
+    flan2022,
     flan_cot,
     flan_cot_templates,
     gsm8k,
@@ -300,9 +301,7 @@ def test_flans_mixtures_are_of_what_is_there(capsys):
 
 
 def test_flan_refuses_what_it_does_not_know(tmp_path, monkeypatch):
-    with pytest.raises(errors.ConfigError, match="'flan_rt' \\(did you mean 'flan_rte'"):
-        register(flan, "flan_rt")
-    with pytest.raises(errors.DataError, match="no data of flan; .*rows/coqa"):
+    with pytest.raises(errors.DataError, match="no data of flan; .*rows/coqa/train"):
         register(flan, "flan_held_out_conversational_qa_eval")
     (tmp_path / "flan" / "rows" / "rt").mkdir(parents=True)
     (tmp_path / "flan" / "rows" / "rt" / "train.jsonl").write_text("{}")
@@ -320,6 +319,16 @@ def test_flan_v2_falls_back_to_the_templates_of_2021(tmp_path, monkeypatch):
     monkeypatch.setenv("T5SFT_DATA", str(tmp_path / "data"))
     assert flan.template_file("_fs_opt") == copy / "templates.py"
     assert len(flan.templates("rte", "_fs_opt")) == 3
+
+
+def test_flan2022_weighs_its_submixes():
+    register(flan2022, "flan2022")
+    rates = define.rates("flan2022")
+    of = {"t0": 0.32, "flan_": 0.40, "cot_": 0.05, "super_": 0.20}
+    for start, weight in of.items():
+        got = sum(rate for task, rate in rates.items() if task.startswith(start))
+        assert got == pytest.approx(weight)
+    assert sum(rates.values()) == pytest.approx(0.97)
 
 
 # ---- promptsource
