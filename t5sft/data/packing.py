@@ -121,8 +121,12 @@ def _balanced(lengths: np.ndarray, capacity: tuple[int, int]) -> np.ndarray:
                 break
             live -= 1
             spare = np.concatenate([spare, ids[dealt][ids[dealt] != nothing]])
-            for array in (ids, row, begun, table[0], table[1], table[2], table[3], *room):
+            for array in (ids, row, begun, *table, *room):
                 array[dealt] = array[live]
+        # Tables take spare units where they gave one away: from empty ones it would never begin.
+        if not len(at) and len(spare) and (ids[:live] == nothing).all():
+            ids[0, : len(spare)], spare = spare[:TABLE], spare[TABLE:]
+            table[:, 0] = items[:, ids[0]]
     return rows
 
 

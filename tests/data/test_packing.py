@@ -53,6 +53,16 @@ def test_every_unit_once_and_no_row_too_full(lengths, capacity, table):
     assert [row.tolist() for row in again] == [row.tolist() for row in rows]
 
 
+@pytest.mark.parametrize("table", [1, 2, 3, 8])
+def test_comes_to_an_end_when_tables_run_empty_before_the_last(table, monkeypatch):
+    """Units dealt out while all tables left were empty were never taken: it went on for ever."""
+    monkeypatch.setattr(packing, "TABLE", table)
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        lengths = random.integers(0, 8, (int(random.integers(2, 80)), 2))
+        assert_packed(lengths, packing.pack(lengths, (20, 20)), (20, 20))
+
+
 def slow_best_fit(lengths, capacity):
     """The definition: the fullest row that has room, long units first."""
     rows, room = [], []
