@@ -23,7 +23,7 @@ _Flags = dict[str, tuple[Callable[[str], Any], str]]
 _MACRO_FLAGS: _Flags = {  # flag -> (type, help); each sets the macro of its name in capitals
     "model_dir": (str, "directory of the run: checkpoints, logs, configuration"),
     "data": (str, "where the task's data is"),
-    "init_from": (str, "checkpoint to start from"),
+    "init_from": (str, "checkpoint, Hugging Face directory or T5X checkpoint to start from"),
     "steps": (int, "number of train steps"),
     "batch_size": (int, "rows of a global batch"),
 }
@@ -63,7 +63,31 @@ _VERBS: dict[str, tuple[str, _Flags]] = {
             "workers": (int, "processes that tokenise"),
         },
     ),
+    "score": (
+        "tell how likely answers are, at any checkpoint or Hugging Face directory",
+        {
+            "file": (str, "JSON Lines with inputs and targets, or input_ids and target_ids"),
+            "model_dir": (str, "checkpoint of ours or Hugging Face directory"),
+            "output": (str, "file for the scores, JSON Lines"),
+            "vocabulary": (str, "tokenizer, where none lies beside the weights"),
+            "batch_size": (int, "rows computed together"),
+            "dtype": (str, "of the computation: float32 or bfloat16"),
+        },
+    ),
+    "convert": (
+        "turn Hugging Face or T5X weights into a checkpoint, or a checkpoint into Hugging Face",
+        {
+            "source": (str, "Hugging Face directory, T5X checkpoint, or checkpoint of ours"),
+            "target": (str, "directory to be made"),
+            "dtype": (str, "of the numbers written: float32, bfloat16 or float16"),
+            "family": (str, "model_type to write, such as llama"),
+            "tokenizer": (str, "directory of the tokenizer, where none lies beside the weights"),
+            "special_tokens": (str, "tokens to add, separated by commas"),
+            "max_shard_bytes": (int, "size of a safetensors file"),
+        },
+    ),
 }
+_POSITIONAL = ("file", "source", "target")  # flags without a name
 _EPILOG = """\
   --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
                         a text needs its quotes: --gin.TASK='"village_words"'
@@ -92,7 +116,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument("--gin_import", action="append", default=[], metavar="MODULE", help=text)
     for name, (kind, text) in {**_MACRO_FLAGS, **flags}.items():
         action = "append" if text.endswith("may be repeated") else "store"
-        parser.add_argument(f"--{name}", type=kind, action=action, help=text)
+        name = name if name in _POSITIONAL else f"--{name}"
+        parser.add_argument(name, type=kind, action=action, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--verbose", action="store_true", help="traceback of an error")
     return parser
@@ -165,8 +190,9 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
     from t5sft import launch
 
     given = {name: value for name, value in vars(flags).items() if value is not None}
-    macros = {name.upper(): given[name] for name in _MACRO_FLAGS if name in given}
-    arguments = {name: given[name] for name in _VERBS[verb][1] if name in given}
+    own = _VERBS[verb][1]
+    macros = {n.upper(): given[n] for n in _MACRO_FLAGS if n in given and n not in own}
+    arguments = {name: given[name] for name in own if name in given}
     files = flags.gin_file
     saved = pathlib.Path(flags.model_dir or "", launch.SAVED_CONFIG)
     if not files and flags.model_dir and saved.is_file():

@@ -33,6 +33,8 @@ ROOTS = {
     "generate": "t5sft.evaluate.run.generate",
     "inspect": "t5sft.data.inspect.inspect",
     "prepare": "t5sft.data.prepare.prepare",
+    "score": "t5sft.evaluate.score.score",
+    "convert": "t5sft.train.exchange.convert",
 }
 SAVED_CONFIG = "config.gin"  # where a run keeps its configuration, in its model directory
 

@@ -215,3 +215,22 @@ def test_compiled_programs_are_kept_unless_the_user_decides(monkeypatch, tmp_pat
     monkeypatch.setattr(os, "environ", {name: "/mine"})
     cli._set_environment()
     assert os.environ[name] == "/mine"
+
+
+def test_flags_without_a_name_come_first_or_last(monkeypatch):
+    """`t5sft convert SOURCE TARGET`: also a flag that other verbs give to a macro reaches it."""
+    seen = []
+    monkeypatch.setattr(launch, "resolve", lambda *arguments: arguments)
+    monkeypatch.setattr(launch, "run", lambda _, **given: seen.append(given) or {})
+    monkeypatch.setattr(cli, "_set_environment", lambda: None)
+    assert cli.main(["convert", "a", "--dtype", "float32", "b"]) == 0
+    assert cli.main(["score", "--model_dir", "m", "f.jsonl", "--batch_size", "4"]) == 0
+    assert seen == [
+        {"source": "a", "target": "b", "dtype": "float32"},
+        {"file": "f.jsonl", "model_dir": "m", "batch_size": 4},
+    ]
+
+
+def test_a_name_that_is_lacking_is_told(capfd):
+    assert cli.main(["convert", "a"]) == 2
+    assert "required: target; command line" in capfd.readouterr().err

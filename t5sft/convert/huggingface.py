@@ -1,10 +1,11 @@
 """A Hugging Face directory: config.json, safetensors in one or many files, tokenizer files."""
 
 import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # What a tokenizer and generation need besides the weights; copied from and to, never executed.
 _COMPANIONS = (
+    CONFIG,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,7 +32,6 @@ _COMPANIONS = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _MAX_JSON_BYTES = 100_000_000
 
@@ -39,6 +40,16 @@ def is_directory(path) -> bool:
     """Tells whether a path looks like a Hugging Face directory."""
     path = pathlib.Path(path).expanduser()
     return (path / CONFIG).is_file() and not (path / "params").is_dir()
+
+
+def read_config(path) -> dict[str, Any]:
+    """Returns config.json of a directory; raises CheckpointError without a readable one."""
+    return _read_json(pathlib.Path(path) / CONFIG)
+
+
+def companions(path) -> list[pathlib.Path]:
+    """Returns the files of configuration, tokenizer and generation in a directory."""
+    return [file for name in _COMPANIONS if (file := pathlib.Path(path) / name).is_file()]
 
 
 class Directory:
@@ -55,7 +66,7 @@ class Directory:
     def __init__(self, path):
         self.path = pathlib.Path(path).expanduser()
         self.where = str(self.path)
-        self.config = _read_json(self.path / CONFIG)
+        self.config = read_config(self.path)
         self.tensors = self._open()
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
@@ -71,14 +82,6 @@ class Directory:
                 f"model_type is missing; {self.path / CONFIG}; take the config.json of the weights"
             )
         return name
-
-    def companions(self) -> list[pathlib.Path]:
-        """Returns the files of tokenizer and generation that are there."""
-        return [path for name in _COMPANIONS if (path := self.path / name).is_file()]
-
-    def tokenizer(self) -> pathlib.Path | None:
-        """Returns the tokenizer's file, None if there is none."""
-        return next((p for name in TOKENIZERS if (p := self.path / name).is_file()), None)
 
     def _open(self) -> dict[str, safetensors.Tensor]:
         index = self.path / INDEX
@@ -157,20 +160,20 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 def write(
     path,
     *,
-    config: Mapping[str, Any],
+    texts: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, pathlib.Path],
     specs: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     make: Callable[[str], np.ndarray],
-    companions: Sequence[pathlib.Path] = (),
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes a directory that transformers loads; all or nothing, one tensor in memory at a time.
 
     Args:
       path: a directory that does not exist.
-      config: of config.json.
+      texts: name -> content of JSON files, config.json among them.
+      files: name -> file to copy.
       specs: name -> dtype and shape of all tensors.
       make: name -> the tensor.
-      companions: files to copy.
       max_shard_bytes: a file is not larger, unless one tensor is; 5 GB is transformers' own.
     """
     path = pathlib.Path(path).expanduser().absolute()
@@ -179,19 +182,21 @@ def write(
     unfinished = path.parent / f"{path.name}.unfinished-{os.getpid()}"
     unfinished.mkdir(parents=True)
     try:
-        _write_json(unfinished / CONFIG, config)
-        for file in companions:
-            shutil.copyfile(file, unfinished / file.name)
+        for name, file in files.items():
+            shutil.copyfile(file, unfinished / name)
         shards = _shards(specs, max_shard_bytes)
         names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
         names = names if len(shards) > 1 else [WEIGHTS]
         for name, shard in zip(names, shards, strict=True):
             safetensors.write(unfinished / name, {n: specs[n] for n in shard}, make)
+        written = dict(texts)
         if len(shards) > 1:
-            size = sum(int(np.prod(shape)) * dtype.itemsize for dtype, shape in specs.values())
-            files = {n: name for name, shard in zip(names, shards, strict=True) for n in shard}
-            content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(files.items()))}
-            _write_json(unfinished / INDEX, content)
+            size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in specs.values())
+            index = {n: name for name, shard in zip(names, shards, strict=True) for n in shard}
+            written[INDEX] = {"metadata": {"total_size": size}, "weight_map": index}
+        for name, content in written.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (unfinished / name).write_text(text + "\n", encoding="utf-8")
         unfinished.rename(path)
     except OSError as error:
         raise errors.StorageError(
@@ -206,14 +211,10 @@ def _shards(specs: Mapping, limit: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
     for name, (dtype, shape) in specs.items():
-        nbytes = int(np.prod(shape)) * dtype.itemsize
+        nbytes = math.prod(shape) * dtype.itemsize
         if shards[-1] and size + nbytes > limit:
             shards.append([])
             size = 0
         shards[-1].append(name)
         size += nbytes
     return shards
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from t5sft.convert import tensors as tensors_lib
 Path = tuple[str, ...]
 Index = tuple[int | slice, ...]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+WRITTEN = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
 _FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 _SHOWN = 5  # names in one message
 
@@ -92,6 +93,15 @@ def by_leaf(wanted: Iterable[tensors_lib.Tensor]) -> dict[Path, list[tensors_lib
     for tensor in wanted:
         groups.setdefault(tensor.path, []).append(tensor)
     return groups
+
+
+def flat(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
+    """Returns the leaves of a parameter tree by path."""
+    leaves: dict[Path, Any] = {}
+    for name, child in tree.items():
+        is_node = isinstance(child, Mapping)
+        leaves |= flat(child, (*path, name)) if is_node else {(*path, name): child}
+    return leaves
 
 
 def is_finite(array: np.ndarray) -> bool:

@@ -15,7 +15,7 @@ from t5sft.evaluate import evaluator, report
 from t5sft.generate import decode
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
-from t5sft.train import checkpoint, state
+from t5sft.train import start, state
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     suites = {task: task} if task else dict(suites or [(data.task, data.task)])
     vocabulary = vocab.load(data.vocabulary)
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
-    params = {"after": checkpoint.restore_params(model_dir, _like(model, mesh, rules))}
+    params = {"after": start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)}
     if compare:
         params["before"] = _untuned(model, init_from, seed, mesh, rules)
     _say("reading the tasks")
@@ -71,13 +71,13 @@ def evaluate(
         "mesh": mesh,
         "rules": rules,
     }
-    start, answers = time.monotonic(), {}
+    begun, answers = time.monotonic(), {}
     for when in sorted(params, reverse=True):
         answer = functools.partial(decode.generate, model, params[when], **options)
         for suite, tasks in asked.items():
             _say(f"{when} tuning: {suite}, {sum(len(one.prompts) for one in tasks)} examples")
             answers[when, suite] = evaluator.answer(answer, tasks, vocabulary, split)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - begun
     directory = pathlib.Path(model_dir).expanduser()
     result = report.write_result(
         directory, asked=asked, answers=answers, clusters=clusters or {}, seconds=seconds
@@ -88,9 +88,9 @@ def evaluate(
 
 def _untuned(model, init_from, seed, mesh, rules):
     """Returns the parameters a run began with."""
-    like = _like(model, mesh, rules)
+    like = start.like(model, mesh, rules)
     if init_from:
-        return checkpoint.restore_params(init_from, like)
+        return start.load(init_from, model, like)
     return state.initial_params(model, like, seed)
 
 
@@ -122,7 +122,7 @@ def generate(
     rows = _rows(inputs) if inputs is not None else [{"prompt": prompt}]
     vocabulary, template = vocab.load(data.vocabulary), templates.get(data.template)
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
-    params = checkpoint.restore_params(model_dir, _like(model, mesh, rules))
+    params = start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)
     asked = [
         preprocess.prompt(_question(row, i), vocabulary, template, layout=model.layout)
         for i, row in enumerate(rows)
@@ -166,16 +166,6 @@ def _question(row: dict, index: int) -> records.Record:
             return records.Record((user, records.Message("assistant", "")), "row", index)
     raise errors.DataError(
         f"no prompt among the fields {sorted(row)}; row {index}; name it instruction or prompt"
-    )
-
-
-def _like(model, mesh, rules):
-    """Returns the shapes of the parameters and where they lie."""
-    shapes, axes = model.abstract()
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        rules_lib.shardings(shapes, axes, mesh, rules),
     )
 
 

@@ -82,7 +82,7 @@ def generate(
             sampler=sampler,
             max_new_tokens=max_new_tokens,
             mesh=mesh,
-            rules=_frozen(rules),
+            rules=frozen(rules),
         )
         for i, row in zip(chosen, np.asarray(tokens), strict=False):
             completions[i] = _generated(row, ends)
@@ -176,7 +176,7 @@ def _generated(row: np.ndarray, ends: Sequence[int]) -> Generated:
     return Generated(tokens[:stop], stop is not None)
 
 
-def _frozen(rules: rules_.Rules) -> tuple:
+def frozen(rules: rules_.Rules) -> tuple:
     """gin gives lists; a static argument of jit has to be hashable."""
     return tuple((name, tuple(axes) if isinstance(axes, list) else axes) for name, axes in rules)
 

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 
 from t5sft import errors
+from t5sft.convert import describe
 from t5sft.data import batches as batches_lib
 from t5sft.data import converters, mixture, prepare, vocab
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
-from t5sft.train import checkpoint, loop, metrics, optim, owner, state
+from t5sft.train import checkpoint, loop, metrics, optim, owner, start, state
 from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
 
@@ -48,13 +49,11 @@ def train(
     keep_last: int = 2,
     config: str = "",
 ) -> dict:
-    """Trains for `steps` steps in all, from the last checkpoint of `model_dir` when there is one.
-
-    Returns a summary: step, losses, speed, data counts, paths.
+    """Trains up to step `steps`, from the last checkpoint of `model_dir` if any; tells the result.
 
     Args:
       batch_size: B, rows of a global batch; microbatches: parts that it is worked through in.
-      init_from: checkpoint that the parameters of step 0 come from; None: random.
+      init_from: where the parameters of step 0 come from (`start.find`); None: random.
       pack: False gives every example its own row; mixing: sizes of tasks -> rates; None: SeqIO's.
       eval_every: steps between evaluations on "validation", also the last; 0: only the last.
       save_every: steps between checkpoints; the last step is always saved.
@@ -68,6 +67,7 @@ def train(
         stack.enter_context(owner.own(directory))
         checkpoints = checkpoint.Checkpointer(directory, keep_last=keep_last, best_metric=BEST)
         stack.callback(checkpoints.close)
+        origin = _find_start(init_from, model, vocabulary, checkpoints, directory)
         # A child process reads and tokenises while this one compiles.
         preparation = prepare.Preparation(data, model.layout, SPLITS)
         split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules}
@@ -75,7 +75,7 @@ def train(
         splits = preparation.result()
         options = {"batch_size": batch_size, "seed": seed, "pack": pack, "mixing": mixing}
         training, validation = _batches(splits, data, model, vocabulary, **options)
-        now, position = _begin(model, optimizer, program, checkpoints, init_from, seed, training)
+        now, position = _begin(model, optimizer, program, checkpoints, origin, seed, training)
         start = int(now.step)
         (directory / "config.gin").write_text(config)
         hooks = hooks_lib.Hooks(
@@ -109,6 +109,17 @@ def _vocabulary(model, data, steps) -> vocab.Vocabulary:
             f"pieces; vocab_size; use at least {vocabulary.size}"
         )
     return vocabulary
+
+
+def _find_start(init_from, model, vocabulary, checkpoints, directory) -> start.Start | None:
+    """Finds the parameters of step 0 and checks them, before anything is compiled."""
+    if init_from is None or checkpoints.latest_step() is not None:
+        return None
+    found = start.find(init_from, model, vocabulary)
+    start.keep(init_from, directory)
+    for line in [f"parameters from {init_from}", *found.notes]:
+        _say(line)
+    return found
 
 
 def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
@@ -175,8 +186,8 @@ def _summary(hooks, now, seconds: float, splits, directory) -> dict:
     }
 
 
-def _begin(model, optimizer, program, checkpoints, init_from, seed, training):
-    """Returns the state and data position to go on from: checkpoint, init_from, or random."""
+def _begin(model, optimizer, program, checkpoints, origin, seed, training):
+    """Returns the state and data position to go on from: checkpoint, `origin`, or random."""
     like = program.like
     if checkpoints.latest_step() is not None:
         restored = checkpoints.restore(like_params=like.params, like_opt_state=like.opt_state)
@@ -192,10 +203,7 @@ def _begin(model, optimizer, program, checkpoints, init_from, seed, training):
         _say(f"resuming at step {restored.step}")
         step = jax.device_put(np.int32(restored.step), like.step.sharding)
         return state.State(step, restored.params, restored.opt_state), position
-    params = None
-    if init_from is not None:
-        params = checkpoint.restore_params(init_from, like.params)
-        _say(f"parameters from {init_from}")
+    params = origin.read(like.params) if origin else None
     return state.create(model, optimizer, like, seed, params), batches_lib.Position()
 
 
@@ -206,6 +214,7 @@ def _facts(config: str, data: prepare.Data, vocabulary, model) -> dict:
         "config": config,
         "vocabulary": data.vocabulary,
         "vocabulary_sha256": vocabulary.fingerprint(),
+        "model": describe.to_json(model),
         "template": data.template,
         "logical_axes": json.loads(json.dumps(model.abstract()[1])),
         "versions": {name: importlib.metadata.version(name) for name in packages},

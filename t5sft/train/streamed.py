@@ -4,7 +4,6 @@ What is written here is a checkpoint like any other (t5sft.train.checkpoint), on
 ever whole in memory.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import json
@@ -48,23 +47,22 @@ class _Handler(ocp.type_handlers.NumpyHandler):
 
     def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
-        self._turn: asyncio.Lock | None = None
+        self._array_metadata_store = None
 
     def typestr(self) -> str:
         return "jax.Array"  # what is restored
 
     async def _open_and_write(self, value: Leaf, tspec: dict, ts_context) -> None:
+        # Without a single await: Orbax starts all leaves at once, and only one may be in memory.
         tspec["metadata"]["chunks"] = list(chunk_shape(value.unit, value.dtype))
-        self._turn = self._turn or asyncio.Lock()
-        async with self._turn:  # Orbax starts all leaves at once; only one may be in memory
-            store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
-            for index, piece in value.pieces():
-                await _write_piece(store[index] if index else store, piece)
-                del piece  # Before the next is made: two would be in memory.
+        store = ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context).result()
+        for index, piece in value.pieces():
+            _write_piece(store[index] if index else store, piece)
+            del piece  # Before the next is made: two would be in memory.
 
 
-async def _write_piece(store: ts.TensorStore, piece: np.ndarray) -> None:
-    await store.write(piece, can_reference_source_data_indefinitely=True)
+def _write_piece(store: ts.TensorStore, piece: np.ndarray) -> None:
+    store.write(piece, can_reference_source_data_indefinitely=True).result()
 
 
 def chunk_shape(unit: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
@@ -105,7 +103,9 @@ def save_params(path, leaves: Mapping[tuple[str, ...], Leaf], run: dict) -> None
         for name in parents:
             node = node.setdefault(name, {})
         node[last] = leaf
-    registry = ocp.type_handlers.create_type_handler_registry((Leaf, _Handler()))
+    registry = ocp.type_handlers.create_type_handler_registry()
+    # Orbax asks for a handler of jax.Array, only to say so when there is none.
+    registry.add(Leaf, _Handler(), func=lambda kind: issubclass(kind, Leaf | jax.Array))
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     args = stored.Items(params=ocp.args.PyTreeSave(tree), run=ocp.args.JsonSave(run))
     try:

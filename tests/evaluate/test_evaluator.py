@@ -159,7 +159,7 @@ def fake(monkeypatch):
         return out
 
     monkeypatch.setattr(run.decode, "generate", generate)
-    monkeypatch.setattr(run.checkpoint, "restore_params", lambda path, like: str(path))
+    monkeypatch.setattr(run.start, "load", lambda path, *_: str(path))
     return calls
 
 

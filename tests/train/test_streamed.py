@@ -95,9 +95,9 @@ def test_the_next_piece_is_made_when_the_one_before_is_written(tmp_path, monkeyp
     events: list = []
     write = streamed._write_piece
 
-    async def watched(*arguments):
+    def watched(*arguments):
         events.append("begin")
-        await write(*arguments)
+        write(*arguments)
         events.append("end")
 
     monkeypatch.setattr(streamed, "_write_piece", watched)
