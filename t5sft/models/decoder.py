@@ -151,23 +151,38 @@ class Decoder(model.Model):
                 f"{self.num_kv_heads}",
                 f"use num_kv_heads = {nearest}",
             )
+        self._check_rotation()
+        self._check_layers()
+        for name in ("query_pre_attn_scalar", "attention_soft_cap", "final_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                self.reject(f"{name} = {value} is not positive", "correct it, or leave it out")
+
+    def _check_rotation(self) -> None:
         if not 0 < self.rope_fraction <= 1:
             self.reject(f"rope_fraction = {self.rope_fraction} is outside (0, 1]", "correct it")
-        if int(self.head_dim * self.rope_fraction) % 2:
+        if int(self.head_dim * self.rope_fraction) % 2 == 0:
+            return
+        if self.rope_fraction == 1:
             todo = f"use {self.head_dim - 1} or {self.head_dim + 1}"
-            if self.rope_fraction != 1:
-                todo = "use another rope_fraction"
             self.reject(f"head_dim = {self.head_dim} is odd, and RoPE turns pairs", todo)
-        for kind in self.layer_pattern or [""]:
+        what = f"rope_fraction = {self.rope_fraction} of head_dim = {self.head_dim}"
+        self.reject(f"{what} is odd, and RoPE turns pairs", "use another rope_fraction")
+
+    def _check_layers(self) -> None:
+        known = " or ".join(LAYERS)
+        if not self.layer_pattern:
+            self.reject("layer_pattern is empty", f"use {known}")
+        for kind in self.layer_pattern:
             if kind not in LAYERS:
                 hint = errors.suggest(kind, LAYERS)
-                self.reject(f"layer_pattern holds {kind!r}", f"use {' or '.join(LAYERS)}{hint}")
+                self.reject(f"layer_pattern holds {kind!r}", f"use {known}{hint}")
         if ("sliding" in self.layer_pattern) != (self.sliding_window is not None):
-            self.reject(
-                f"sliding_window = {self.sliding_window} does not go with layer_pattern = "
-                f"{self.layer_pattern}",
-                "set both or neither",
-            )
+            what = f"sliding_window = {self.sliding_window} does not go with layer_pattern = "
+            self.reject(f"{what}{self.layer_pattern}", "set both or neither")
+        if self.rope_theta_local is not None and self.sliding_window is None:
+            what = f"rope_theta_local = {self.rope_theta_local} is of sliding layers"
+            self.reject(what, "leave it out, or set layer_pattern")
 
     @property
     def layer_types(self) -> tuple[str, ...]:

@@ -113,3 +113,17 @@ def test_the_fixtures_show_every_mistake(name, mistake):
         got = programs(wrong)[0](params, batch)[0, : len(fixture.rows[0][1])]
         worst = max(worst, error(got, fixture.logits[heat][: got.shape[0]]) / bar)
     assert worst > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", checkpoints.NAMES)
+def test_bfloat16_stays_near(name):
+    """Root mean square of the error, in standard deviations of the logits; 4e-3 to 8e-3 measured."""
+    fixture = checkpoints.load(name)
+    model = dataclasses.replace(model_of(fixture, name), dtype="bfloat16")
+    batch = tiny.pack(*([row] for row in fixture.rows), length=LENGTH, num_rows=3)
+    params = checkpoints.params_of(fixture, model, "default")
+    got = np.asarray(programs(model)[0](params, batch)).astype(np.float32)
+    got = np.concatenate([got[row, : len(target)] for row, (_, target) in enumerate(fixture.rows)])
+    want = fixture.logits["default"]
+    assert np.sqrt(np.mean(np.square(got - want))) <= 1.2e-2 * want.std()

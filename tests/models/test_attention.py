@@ -16,6 +16,16 @@ def test_packed_mask_as_documented():
     )
 
 
+def test_window_as_documented():
+    """A window of 2: each token sees itself and the one before, of its own segment."""
+    segments = jnp.array([[1, 1, 1, 2, 2, 0]])
+    mask = attention.packed_mask(segments, segments, causal=True, window=2)
+    rows = ["100000", "110000", "011000", "000100", "000110", "000000"]
+    np.testing.assert_array_equal(mask[0, 0].astype(int), [[int(c) for c in row] for row in rows])
+    cached = attention.cache_mask(jnp.array([[0], [3]]), 5, window=2)
+    np.testing.assert_array_equal(cached[:, 0, 0].astype(int), [[1, 0, 0, 0, 0], [0, 0, 1, 1, 0]])
+
+
 def test_cross_attention_sees_the_segment_of_the_same_number():
     query, key = jnp.array([[1, 2, 2, 0]]), jnp.array([[1, 1, 3, 2, 0]])
     mask = attention.packed_mask(query, key, causal=False)

@@ -65,12 +65,20 @@ def test_first_loss_is_near_that_of_a_uniform_guess():
         assert first_loss(model, start) == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.parametrize("change", [dict(remat="dots", scan_unroll=2), dict(remat="full")], ids=str)
-def test_remat_and_unroll_change_speed_only(change):
-    params, batch = tiny.initial(tiny.T5), tiny.pack(tiny.examples())
+@pytest.mark.parametrize(
+    "model, change",
+    [
+        (tiny.T5, dict(remat="dots", scan_unroll=2)),
+        (tiny.T5, dict(remat="full")),
+        (tiny.GEMMA, dict(remat="full", scan_unroll=3)),
+    ],
+    ids=["t5-dots-unrolled", "t5-full", "gemma-full-unrolled"],
+)
+def test_remat_and_unroll_change_speed_only(model, change):
+    params, batch = tiny.initial(model), tiny.pack(tiny.examples())
     weights = (batch["decoder_segment_ids"] > 0).astype(np.float32)
-    want, want_grads = tiny.grads_of(tiny.T5)(params, batch, weights)
-    changed = dataclasses.replace(tiny.T5, **change)
+    want, want_grads = tiny.grads_of(model)(params, batch, weights)
+    changed = dataclasses.replace(model, **change)
     got, grads = tiny.grads_of(changed)(params, batch, weights)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
@@ -111,6 +119,16 @@ def test_token_outside_the_vocabulary_is_not_taken_for_another():
     [
         (tiny.DECODER, dict(num_kv_heads=3), r"num_heads = 4 is no multiple .* = 3; Decoder; use"),
         (tiny.DECODER, dict(head_dim=7), "head_dim = 7 is odd.*use 6 or 8"),
+        (tiny.DECODER, dict(rope_fraction=1.5), "rope_fraction = 1.5 is outside"),
+        (tiny.DECODER, dict(rope_fraction=0.4), "rope_fraction = 0.4 of head_dim = 8 is odd"),
+        (tiny.DECODER, dict(activation="gelu_"), "activation = 'gelu_'.*did you mean 'gelu'"),
+        (tiny.DECODER, dict(layer_pattern=("slide",)), "holds 'slide'.*did you mean 'sliding'"),
+        (tiny.DECODER, dict(layer_pattern=()), "layer_pattern is empty; Decoder; use full or"),
+        (tiny.DECODER, dict(layer_pattern=("sliding",)), "sliding_window = None does not go with"),
+        (tiny.DECODER, dict(sliding_window=4), "sliding_window = 4 does not go with"),
+        (tiny.GEMMA, dict(sliding_window=0), "sliding_window = 0 is no positive integer"),
+        (tiny.GEMMA, dict(attention_soft_cap=0.0), "attention_soft_cap = 0.0 is not positive"),
+        (tiny.DECODER, dict(rope_theta_local=5.0), "rope_theta_local = 5.0 is of sliding layers"),
         (tiny.T5, dict(dtype="bfloat"), r"dtype = 'bfloat'.*did you mean 'bfloat16'"),
         (tiny.T5, dict(remat="fulll"), r"remat = 'fulll'.*did you mean 'full'"),
         (tiny.T5, dict(num_encoder_layers=0), "num_encoder_layers = 0 is no positive integer"),

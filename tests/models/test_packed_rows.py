@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from oracles import tiny, transformer
 
+ALL = pytest.mark.parametrize(
+    "model", [tiny.T5, tiny.DECODER, tiny.GEMMA], ids=["t5", "decoder", "gemma"]
+)
 BOTH = pytest.mark.parametrize("model", [tiny.T5, tiny.DECODER], ids=["t5", "decoder"])
 HOT = [tiny.T5, tiny.DECODER, tiny.T5_TIED, tiny.DECODER_TIED]
 
@@ -50,7 +53,7 @@ def test_packed_is_alone(model):
         begin += len(target)
 
 
-@BOTH
+@ALL
 def test_no_gradient_crosses_a_segment(model):
     examples = tiny.examples()
     batch = tiny.pack(examples)
@@ -103,7 +106,7 @@ def test_a_target_without_source_sees_no_other_source():
     assert touched == {*alone}
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_padding_is_finite_in_value_and_gradient(model, dtype):
     batch = tiny.pack(tiny.examples(), [], tiny.examples()[:1])

@@ -9,13 +9,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5sft.models import decoder, t5
+from t5sft.models import decoder, rotary, t5
 from t5sft.parallel import rules
 
 V = 96
 SIZES = dict(vocab_size=V, emb_dim=32, mlp_dim=48, num_heads=4, head_dim=8)
 T5 = t5.T5(num_encoder_layers=2, num_decoder_layers=2, **SIZES)
 DECODER = decoder.Decoder(num_layers=2, num_kv_heads=2, **SIZES)  # two queries share a key
+# Everything that a decoder can have at once: layers of two kinds, with rotations of their own.
+GEMMA = dataclasses.replace(
+    DECODER,
+    num_layers=3,
+    layer_pattern=("sliding", "full"),
+    sliding_window=3,
+    rope_theta_local=100.0,
+    rope_scaling=rotary.Linear(factor=2.0),
+    activation="gelu",
+    logits_via_embedding=True,
+    attention_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    qk_norm=True,
+    sandwich_norms=True,
+    norm_offset=1.0,
+    scale_embedding=True,
+    attention_soft_cap=50.0,
+    final_soft_cap=30.0,
+)
 T5_TIED = dataclasses.replace(T5, logits_via_embedding=True)
 DECODER_TIED = dataclasses.replace(DECODER, logits_via_embedding=True, num_kv_heads=4)
 
