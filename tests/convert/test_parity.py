@@ -118,7 +118,7 @@ def test_the_fixtures_show_every_mistake(name, mistake):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", checkpoints.NAMES)
 def test_bfloat16_stays_near(name):
-    """Root mean square of the error, in standard deviations of the logits; 4e-3 to 8e-3 measured."""
+    """Root mean square of the error, in standard deviations of the logits: 4e-3 to 8e-3."""
     fixture = checkpoints.load(name)
     model = dataclasses.replace(model_of(fixture, name), dtype="bfloat16")
     batch = tiny.pack(*([row] for row in fixture.rows), length=LENGTH, num_rows=3)
