@@ -137,7 +137,14 @@ def from_features(features: Mapping[str, Any], *, source: str = "", number: int 
     """
     where = f"{source or 'record'}[{number}]"
     if "record" in features:
-        return from_json(_text(features["record"]))._replace(source=source, number=number)
+        try:
+            found = from_json(_text(features["record"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise errors.DataError(
+                f"feature 'record' is not the JSON of a Record ({error}); {where}; "
+                "write it by records.to_json"
+            ) from error
+        return found._replace(source=source, number=number)
     if "text" in features:
         text = _text(features["text"])
         if not text.strip():

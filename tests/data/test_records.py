@@ -98,3 +98,15 @@ def test_a_record_survives_its_json():
     first, second = records.alternatives(record)
     assert [m.content for m in first.messages[-1:] + second.messages[-1:]] == ["2", "3"]
     assert first.candidates == () and first.answer == "2"
+
+
+def test_why_a_row_gives_no_record_travels_too():
+    text = records.to_json(records.Dropped("empty turn \u00e4"))
+    with pytest.raises(records.Dropped, match="empty turn \u00e4"):
+        records.from_features({"record": text.encode()})
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", "3", "{}", '{"messages": [{"x": 1}]}'])
+def test_a_feature_record_of_someone_else_is_refused(text):
+    with pytest.raises(errors.DataError, match=r"is not the JSON of a Record .*; task\[7\]; write"):
+        records.from_features({"record": text}, source="task", number=7)
