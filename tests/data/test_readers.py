@@ -2,13 +2,15 @@
 
 import itertools
 import json
+import pathlib
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5sft import errors
-from t5sft.data import readers
+from t5sft.data import readers, records
 from t5sft.data.records import Candidate, Dropped, Message, Record, ToolCall
 
 
@@ -451,3 +453,20 @@ def test_what_is_read_is_in_order_and_loses_only_what_it_says(turns):
         assert kept == "\n\n".join(content for content in contents if content)
         calls = sum(len(one.tool_calls) for one in record.messages)
         assert calls == sum(one["from"] == "function_call" for one in turns)
+
+
+def test_the_rows_that_are_documented_read_as_they_say():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| `(\{.*\})` \|$", text, flags=re.MULTILINE))
+    assert set(listed) == set(readers.FORMATS)
+    for format, row in listed.items():
+        row = json.loads(row.replace("\\|", "|"))
+        assert readers.detect(row, where="docs") == format
+        record = readers.read(row, where="docs")
+        said = " ".join(
+            message.content
+            for one in records.alternatives(record)
+            for message in one.messages
+            if message.role != "user"
+        )
+        assert "3" in said or "three" in said or format in ("ifeval", "mt_bench")
