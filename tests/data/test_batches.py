@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import time
 
 import jax
 import numpy as np
@@ -280,3 +281,24 @@ def test_an_early_block_after_later_ones_is_the_same(tmp_path):
     for block in (5, 6, 7, 8):
         made.rows(block)
     assert made.rows(0) == first
+
+
+@pytest.mark.slow
+def test_the_first_batch_of_a_late_step_is_made_at_once():
+    """A million examples in 50 tasks: 0.3 s on an idle core, for whatever position."""
+    random, size = np.random.default_rng(0), 20_000
+    ends = np.cumsum([0, *np.clip(random.lognormal(4, 0.8, size), 2, 500).astype(int)])
+    columns = {
+        f"{side}.{name}": np.ones(ends[-1], dtype)
+        for side in ("inputs", "targets")
+        for name, dtype in (("ids", np.int32), ("weights", np.float32), ("roles", np.int8))
+    }
+    one = cache.Examples(columns, ends, ends, np.arange(size))
+    tasks = {f"task{task}": one for task in range(50)}
+    prepared = cache.Split(tasks, {task: 1.0 + i for i, task in enumerate(tasks)}, {}, "")
+    begun = time.process_time()
+    made = source(prepared, encoder_length=512, decoder_length=512)
+    rows, _ = made.batch_rows(batches.Position(block=10**9, row=100))
+    arrays = made.convert(rows)
+    assert time.process_time() - begun < 2.0
+    assert arrays["decoder_segment_ids"].any(axis=1).all()
