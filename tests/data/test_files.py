@@ -443,3 +443,27 @@ def test_a_bad_record_of_a_tfrecord_is_told_by_its_number(tmp_path):
     assert [(row["row"], row["reason"]) for row in read(rejects)] == [
         (1, "duplicate key"), (2, "not UTF-8"), (3, "no tf.train.Example")
     ]  # fmt: skip
+
+
+def test_nul_in_text_is_refused(tmp_path):
+    path = write(tmp_path, "x.txt", "a\nb\0c\nd\n")
+    assert f"NUL character; {path}:2;" in complaint(path)
+    assert read(path, on_bad_record="skip") == [{"text": "a"}, {"text": "d"}]
+
+
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+    | st.sampled_from('",\r\n\t\u2028\ufeff'),
+    max_size=6,
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.fixed_dictionaries({"a": TEXTS, "b b": TEXTS}), min_size=1, max_size=4))
+def test_text_of_any_kind_comes_back_from_any_kind_of_file(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("kinds")
+    for name in ("x.jsonl", "x.json.gz", "x.csv", "x.csv.zst"):
+        path = write(folder, name, encode(rows, name.split(".")[1]))
+        assert read(path) == rows, name
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "x.parquet")
+    assert read(folder / "x.parquet") == rows

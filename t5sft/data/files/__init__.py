@@ -115,6 +115,8 @@ def _located(
                 for line, number, text in lines.text_lines(name, stream, max_row_bytes):
                     if isinstance(text, Bad):
                         yield line, number, text
+                    elif "\0" in text:
+                        yield line, number, Bad(name, "NUL character", "NUL character", line)
                     elif text.strip("\ufeff \t"):
                         yield line, number, {"text": text.removeprefix("\ufeff")}
 

@@ -19,11 +19,14 @@ Located = tuple[int | None, int | None, Any]  # line, row, and a value or Bad
 
 
 def raw_lines(
-    stream: BinaryIO, max_bytes: int = MAX_ROW_BYTES
+    stream: BinaryIO, max_bytes: int = MAX_ROW_BYTES, *, with_ends: bool = False
 ) -> Iterator[tuple[int, bytes | None]]:
     """Yields (number, line) without its line end; None for a line longer than `max_bytes`.
 
     Only a line feed ends a line, and one carriage return before it belongs to the line end.
+
+    Args:
+      with_ends: lines keep their ends.
     """
     number = 0
     while True:
@@ -33,16 +36,18 @@ def raw_lines(
         number += 1
         whole = line.removesuffix(b"\n").removesuffix(b"\r") if line[-1] == 10 else line
         if len(whole) <= max_bytes:
-            yield number, whole
+            yield number, line if with_ends else whole
             continue
         while line and line[-1] != 10:
             line = stream.readline(1 << 16)
         yield number, None
 
 
-def text_lines(name: str, stream: BinaryIO, max_bytes: int = MAX_ROW_BYTES) -> Iterator[Located]:
+def text_lines(
+    name: str, stream: BinaryIO, max_bytes: int = MAX_ROW_BYTES, *, with_ends: bool = False
+) -> Iterator[Located]:
     """Yields the lines of a UTF-8 file as (line, None, text or Bad)."""
-    for number, raw in raw_lines(stream, max_bytes):
+    for number, raw in raw_lines(stream, max_bytes, with_ends=with_ends):
         if raw is None:
             message = f"a line of more than {max_bytes} bytes"
             yield number, None, Bad(name, "line is too long", message, number)

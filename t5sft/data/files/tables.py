@@ -19,7 +19,7 @@ def csv_rows(
     """Yields the rows of a CSV file (RFC 4180: fields with commas or line ends are quoted)."""
     # A field may be as long as a row may; the limit belongs to the process.
     csv.field_size_limit(max(csv.field_size_limit(), max_bytes))
-    texts = _Texts(lines.text_lines(name, stream, max_bytes))
+    texts = _Texts(lines.text_lines(name, stream, max_bytes, with_ends=True))
     reader = csv.reader(texts, strict=True)
     while True:
         first = texts.number + 1
@@ -62,7 +62,7 @@ class _Texts:
         self.number = number or 0
         if isinstance(text, Bad):
             raise _Unreadable(text)
-        return (text.removeprefix("\ufeff") if self.number == 1 else text) + "\n"
+        return text.removeprefix("\ufeff") if self.number == 1 else text
 
 
 def tsv_rows(
