@@ -34,7 +34,6 @@ class Family:
       makes: the class of the model.
       copies: names that may repeat the embedding where the head is tied.
       ignored: regular expressions of names in old or larger files that hold none of our weights.
-      renames: (regular expression, replacement) for names in another spelling of the same.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Family:
     makes: type[Model] = decoder.Decoder
     copies: tuple[str, ...] = ()
     ignored: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
-    renames: tuple[tuple[str, str], ...] = ()
 
     def model(self, config: Mapping[str, Any], *, has_head: bool | None = None) -> Model:
         """Returns the model that a config.json describes, in either spelling (4.x, 5.x).
@@ -256,11 +254,7 @@ _FAMILIES = [
         configs.read_gemma3_with_images,
         None,
         _GEMMA3_DEFAULTS,
-        ignored=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),
-        renames=(
-            (r"^model\.language_model\.", "language_model.model."),  # as 5.x has it in memory
-            (r"^lm_head\.", "language_model.lm_head."),
-        ),
+        ignored=(r"(vision_tower|multi_modal_projector)\..*",),
     ),
     _decoder(
         "phi3",

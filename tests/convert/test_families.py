@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -63,6 +64,18 @@ def test_config_comes_back(name):
     has_head = not model.logits_via_embedding
     assert fixture.family.model(config, has_head=has_head) == model
     assert not families.differences(model, fixture.family.model(config))
+
+
+def test_text_model_of_a_gemma_3_that_sees_images():
+    """transformers 4.57 and 5.23 write the text model's names after `language_model.`."""
+    fixture, model = loaded("gemma3")
+    family = families.find("gemma3")
+    assert family.model({"model_type": "gemma3", "text_config": fixture.config}) == model
+    names = {f"language_model.{tensor.hf_name}" for tensor in fixture.family.tensors(model)}
+    assert {tensor.hf_name for tensor in family.tensors(model)} == names
+    assert re.fullmatch(family.ignored[0], "vision_tower.vision_model.post_layernorm.weight")
+    with pytest.raises(errors.ConfigError, match="'gemma3' cannot express this model .images"):
+        family.config(model)
 
 
 def test_says_what_no_family_can_express():
