@@ -300,7 +300,8 @@ def _counted(
     for unit in kept:
         for one in unit:
             counts["tokens"] += len(one.inputs.ids) + len(one.targets.ids)
-    counts["learnt_tokens"] = int(sum(learnt))
+    if kept:
+        counts["learnt_tokens"] = int(sum(learnt))
     labels = [one.label for one in record.candidates] if record.candidates else None
     return Made(kept, labels if kept else None, dict(counts))
 

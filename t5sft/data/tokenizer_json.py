@@ -158,21 +158,24 @@ def _read(path: pathlib.Path) -> dict:
 
 def _without(values: dict, markers: list[dict]) -> dict:
     """Returns the tokenizer without its markers, and without what it puts around texts."""
-    names = {token["content"] for token in markers}
     model = dict(values["model"])
-    hidden = {name: f"\U0010ffff{i}\U0010ffff" for i, name in enumerate(sorted(names))}
-    unknown = model.get("unk_token")
-    # A marker that is also a word of the model could be found in a text without being "added".
-    # No text spells its other name, unless it holds a character that is no character.
+    # A word that merges lead to, and the unknown word, must keep their names.
+    fixed = {m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in _merges(model)}
+    fixed.add(model.get("unk_token"))
+    names = sorted({token["content"] for token in markers})
+    # No text spells the other name, unless it holds a character that is no character. Without any
+    # name a marker would leave a gap, and the added tokens after it would get other ids.
+    hidden = {n: f"\U0010ffff{i}\U0010ffff" for i, n in enumerate(names) if n not in fixed}
+    # A marker may be a word of the model too, and be found without being "added".
     if isinstance(model.get("vocab"), list):  # Unigram
         model["vocab"] = [[hidden.get(word, word), score] for word, score in model["vocab"]]
     elif isinstance(model.get("vocab"), dict):
-        made = {m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in _merges(model)}
-        model["vocab"] = {
-            hidden[word] if word in hidden and word != unknown and word not in made else word: i
-            for word, i in model["vocab"].items()
-        }
-    kept = [token for token in values.get("added_tokens") or [] if token["content"] not in names]
+        model["vocab"] = {hidden.get(word, word): i for word, i in model["vocab"].items()}
+    kept = [
+        token | {"content": hidden.get(token["content"], token["content"])}
+        for token in values.get("added_tokens") or []
+        if token["content"] not in names or token["content"] in hidden
+    ]
     changed = {"added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
     return values | changed | {"model": model}
 
