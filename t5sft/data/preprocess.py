@@ -246,6 +246,10 @@ def _finish_plain(record: records.Record, vocabulary: vocab.Vocabulary, options:
 
 def _finish(record: records.Record, units, maker, options: Options) -> Made:
     """Brings the units of a record to the lengths of a row and counts what happens to them."""
+    if len(units) == 1 and len(units[0][1]) == 1 and not record.candidates:
+        quick = _finish_quickly(units[0][1][0], options)
+        if quick is not None:
+            return quick
     counts: Counter[str] = Counter()
     kept: list[list[Example]] = []
     where = f"{record.source or 'record'}[{record.number}]"
@@ -276,6 +280,21 @@ def _finish(record: records.Record, units, maker, options: Options) -> Made:
             "choose another learn policy, or unlearnt='drop'"
         )
     return _counted(record, kept, counts, options)
+
+
+def _finish_quickly(one: Example, options: Options) -> Made | None:
+    """Does what `_finish` does where nothing happens: one example, short enough, that learns."""
+    size, sources = len(one.targets.ids), len(one.inputs.ids)
+    places = size - 1 if options.layout == "decoder" else size
+    if places > options.decoder_length or sources > options.encoder_length:
+        return None
+    if options.prompt_weight or options.learn == "everything":
+        return None
+    learnt = truncation.num_learnt(one)
+    if not learnt:
+        return None
+    counts = {"kept": 1, "tokens": size + sources, "learnt_tokens": learnt}
+    return Made([[one]], None, counts)
 
 
 def _counted(

@@ -161,7 +161,7 @@ def _without(values: dict, markers: list[dict]) -> dict:
     model = dict(values["model"])
     # A word that merges lead to, and the unknown word, must keep their names.
     fixed = {m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in _merges(model)}
-    fixed.add(model.get("unk_token"))
+    fixed |= {model["unk_token"]} if model.get("unk_token") else set()
     names = sorted({token["content"] for token in markers})
     # No text spells the other name, unless it holds a character that is no character. Without any
     # name a marker would leave a gap, and the added tokens after it would get other ids.

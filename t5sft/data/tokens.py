@@ -116,7 +116,7 @@ def _plan(pieces: Sequence[templates.Piece], vocabulary: vocab.Vocabulary) -> li
             plan.append((first.text, first.weight, ROLE[first.role], None))
         else:
             text = "".join([piece.text for piece in run])
-            if all(p.weight == first.weight and p.role == first.role for p in run):
+            if _is_uniform(run):
                 plan.append((text, first.weight, ROLE[first.role], None))
             else:  # whose a token is needs offsets
                 plan.append((text, 0.0, 0, list(run)))
@@ -137,6 +137,11 @@ def _plan(pieces: Sequence[templates.Piece], vocabulary: vocab.Vocabulary) -> li
     if run:
         flush()
     return plan
+
+
+def _is_uniform(run: Sequence[templates.Piece]) -> bool:
+    role, weight = run[0].role, run[0].weight
+    return all([piece.weight == weight and piece.role == role for piece in run])
 
 
 def control_id(piece: templates.Piece, vocabulary: vocab.Vocabulary) -> int | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracles import vocabularies
 
 from t5sft import errors
-from t5sft.data import preprocess, records, templates
+from t5sft.data import preprocess, records, templates, vocab
 from t5sft.data.templates import sandbox
 
 # Written for these tests after the published formats, in the manner of the published templates.
@@ -326,3 +326,20 @@ def test_files(tmp_path):
     (tmp_path / "own.jinja").write_text(CHATML + " ")
     os.utime(tmp_path / "own.jinja")
     assert templates.fingerprint(str(tmp_path / "own.jinja")) != before  # class 15
+
+
+def test_a_template_alone_takes_the_vocabulary_s_own_ends(tmp_path):
+    """Llama 2's [INST] is text; </s> and <s> are what the vocabulary has for them."""
+    (tmp_path / "llama2.jinja").write_text(LLAMA2)
+    template, vocabulary = templates.get(str(tmp_path / "llama2.jinja")), vocab.load("bytes")
+    record = conversation("a", "b", "c", "d", system="s")
+    bos = [templates.Piece("bos", "control", 0.0, is_control=True)]
+    for known in (vocabulary, vocabularies.sentence_piece()):
+        got = preprocess.tokenize(templates.render(record, template), known)
+        if known is vocabulary:
+            want = bos + templates.render(record, templates.get("llama2"))
+            want = preprocess.tokenize(want, known)
+            assert (got.ids, got.weights) == (want.ids, want.weights)
+        assert got.ids.count(known.bos_id) == got.ids.count(known.eos_id) == 2
+        assert preprocess.end_ids(template, known) == (known.eos_id,)
+    template.close()

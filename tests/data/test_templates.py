@@ -1,5 +1,7 @@
 """Every format with every kind of vocabulary agrees with a second renderer."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from oracles import formats, vocabularies
 
 from t5sft import errors
 from t5sft.data import preprocess, records, templates, vocab
+from t5sft.data.templates import writer
 
 # U+2581 is SentencePiece's own sign for a space; U+E000 and on are the oracle's marks.
 CHARACTERS = st.characters(exclude_categories=("Cs", "Co"), exclude_characters="\u2581")
@@ -149,3 +152,80 @@ def test_generation_ends_at_the_end_of_turn_and_at_the_end_of_text(name):
     ends = preprocess.end_ids(templates.get(name), vocabulary)
     assert ends[0] == vocabulary.control_id(formats.ENDS.get(name, "<|end_of_text|>"))
     assert vocabulary.eos_id in ends
+
+
+@pytest.mark.parametrize("name", templates.TEMPLATES)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_mould_of_a_conversation_gives_what_the_writer_writes(name, data):
+    record = data.draw(conversations(name))
+    template, vocabulary = templates.get(name), vocabularies.byte_pairs()
+    weights = [templates.Weights(data.draw(st.floats(0, 2)), -0.5) for _ in record.messages]
+    slow = list(writer.Writer(template, record, weights).pieces())
+    got = preprocess.tokenize(template.render(record, weights), vocabulary)
+    assert got == preprocess.tokenize(slow, vocabulary)
+
+
+@pytest.mark.parametrize("name", ["chatml", "qwen2.5", "qwen3", "llama3.1", "mistral"])
+def test_tools_are_written_or_refused(name):
+    """What every format of tools has in common; its text is compared in test_jinja."""
+    tool = {"type": "function", "function": {"name": "add", "description": "[INST] <|eot_id|>"}}
+    call = records.ToolCall("add", '{"a":"<|im_end|> \\u00e9"}', "123456789")
+    record = records.Record(
+        (
+            records.Message("user", "one"),
+            records.Message("assistant", "", tool_calls=(call,)),
+            records.Message("tool", "</s>"),
+            records.Message("assistant", "two"),
+        ),
+        "test",
+        0,
+        tools=json.dumps([tool]),
+    )
+    vocabulary, template = vocabularies.byte_pairs(), templates.get(name)
+    pieces = templates.render(record, template)
+    text = "".join(piece.text for piece in pieces)
+    indent = 4 if name == "llama3.1" else None
+    assert formats.tool_text(tool, indent) in text and '{"a": "<|im_end|> \u00e9"}' in text
+    made = preprocess.tokenize(pieces, vocabulary)
+    end = preprocess.end_ids(template, vocabulary)[0]
+    learnt = [i for i, weight in zip(made.ids, made.weights, strict=True) if weight > 0]
+    assert learnt.count(end) == 2 and learnt[-1] == end
+    said = vocabulary.decode(learnt)
+    assert '"name": "add"' in said and said.endswith("two") and "</s>" not in said
+    empty = record._replace(messages=(record.messages[0], record.messages[3]))
+    controls = {vocabulary.control_id(one) for one in vocabularies.CONTROLS} - {None}
+    # Nothing in a tool is a control token: as many of them as with a harmless one.
+    harmless = empty._replace(tools=json.dumps([{"type": "function", "function": {"name": "x"}}]))
+    counts = [
+        sum(
+            i in controls
+            for i in preprocess.tokenize(templates.render(r, template), vocabulary).ids
+        )
+        for r in (empty, harmless)
+    ]
+    assert counts[0] == counts[1]
+    with pytest.raises(errors.DataError, match="tool"):
+        templates.render(record, templates.get("vicuna"))
+    broken = record._replace(tools="[{")
+    with pytest.raises(errors.DataError, match=r"tools is not JSON.*test\[0\]"):
+        templates.render(broken, template)
+
+
+def test_llama_3_1_calls_one_tool_at_a_time():
+    call = records.ToolCall("f", "{}")
+    record = records.Record(
+        (records.Message("user", "a"), records.Message("assistant", "", tool_calls=(call, call)))
+    )
+    with pytest.raises(errors.DataError, match="'llama3.1' cannot write 2 tool calls"):
+        templates.render(record, templates.get("llama3.1"))
+    spoken = records.Message("assistant", "text", tool_calls=(call,))
+    with pytest.raises(errors.DataError, match="cannot write text beside a tool call"):
+        templates.render(
+            record._replace(messages=(record.messages[0], spoken)), templates.get("mistral")
+        )
+    thought = records.Message("assistant", "text", thinking="hm")
+    with pytest.raises(errors.DataError, match="'gemma' cannot write an assistant's thinking"):
+        templates.render(
+            record._replace(messages=(record.messages[0], thought)), templates.get("gemma")
+        )

@@ -292,7 +292,8 @@ class _Reading:
         name = {"{bos}": "bos", "{eos}": "eos"}.get(text, text)
         # Guessed names: those that hardly are anything else must be there.
         is_optional = not self.template.is_sure and not text.startswith(("<|", "{"))
-        return Piece(name, "control", 0.0, is_control=True, is_optional=is_optional)
+        role = self.messages[message].role
+        return Piece(name, role, 0.0, is_control=True, is_optional=is_optional)
 
     def find_ending(self) -> str:
         """Returns the first control token after the answer of a short conversation."""

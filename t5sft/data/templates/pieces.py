@@ -17,7 +17,7 @@ class Piece(NamedTuple):
     """A stretch of text, or one control token, with what it counts for in the loss."""
 
     text: str  # the text; a control token: its name, "bos" and "eos" are the vocabulary's own
-    role: str
+    role: str  # whose turn it is in; the tokens of a control token have the role "control"
     weight: float  # loss weight of its tokens
     is_control: bool = False
     starts_response: bool = False  # generation starts here: no token reaches across
