@@ -4,54 +4,23 @@ A conversation is rendered once and tokenised once, see `tokens`. Which tokens l
 whole messages, before a token exists.
 """
 
-import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from t5sft import errors
-from t5sft.data import denoising, records, templates, tokens, truncation, vocab
+from t5sft.data import denoising, policies, records, templates, tokens, truncation, vocab
+from t5sft.data.policies import Ask, Learn, Objective, Options, TooLong, Unlearnt, weigh
 from t5sft.data.tokens import EMPTY, Example, Tokens
 
-Objective = Literal["instruction", "span_corruption", "language_model"]
-Learn = Literal["targets", "all_assistant", "last_assistant", "everything"]
-Unlearnt = Literal["drop", "error"]
-TooLong = truncation.TooLong
+__all__ = ["Objective", "TooLong", "Unlearnt"]  # for those who have this module's names
+
 tokenize, end_ids = tokens.tokenize, tokens.end_ids
 language_model, span_corruption = denoising.language_model, denoising.span_corruption
 fit = truncation.fit
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How records become examples.
-
-    Args:
-      layout: "decoder" or "encoder_decoder".
-      learn: which messages learn, each scaled by its own weight. "all_assistant": every answer;
-        "last_assistant": the last one; "targets": all answers after the last user message (tool
-        calls, then words); "everything": all tokens. Of a preference only the candidates' answers
-        learn ("everything": all).
-      prompt_weight: loss weight of all other tokens of a decoder.
-      encoder_length, decoder_length: S and T, lengths of a row.
-      too_long: see `truncation`.
-      unlearnt: what happens to a record without a learnt token.
-      noise_density, seed: of span corruption.
-    """
-
-    layout: str
-    objective: Objective = "instruction"
-    learn: Learn = "all_assistant"
-    prompt_weight: float = 0.0
-    encoder_length: int = 512
-    decoder_length: int = 512
-    too_long: TooLong = "drop"
-    unlearnt: Unlearnt = "drop"
-    noise_density: float = 0.15
-    seed: int = 0
 
 
 class Made(NamedTuple):
@@ -89,7 +58,7 @@ def batch(
     """Turns records into examples as `examples` does, in half the time for a hundred or more."""
     if options.objective != "instruction":
         return [_finish_plain(row, vocabulary, options) for row in rows]
-    asked = [_units(row, options) for row in rows]
+    asked = [policies.units(row, options) for row in rows]
     flat = [one for units in asked for unit in units for one in unit]
     made = iter(_make(flat, vocabulary, template, options.layout))
     maker = functools.partial(
@@ -116,7 +85,7 @@ def instruction(
     the last answer is `targets`. Decoder: [bos] and the whole conversation are `targets`.
     """
     options = Options(layout=layout, learn=learn, prompt_weight=prompt_weight)
-    ask = _Ask(record, weigh(record, options))
+    ask = Ask(record, weigh(record, options))
     made = _positive(_make([ask], vocabulary, template, layout)[0])
     return Example(*(side.lists() for side in made))
 
@@ -133,64 +102,8 @@ def prompt(
     return _with_border(pieces, layout, template, vocabulary).ids
 
 
-class _Ask(NamedTuple):
-    """A conversation to be tokenised, with the weights of its messages."""
-
-    record: records.Record
-    weights: list[templates.Weights]
-
-
-def weigh(record: records.Record, options: Options, first: int = 0) -> list[templates.Weights]:
-    """Decides what each message weighs, by the policies `learn` and `prompt_weight`.
-
-    Args:
-      first: messages before this one do not learn (the shared prompt of candidates).
-
-    Returns:
-      The weights of each message. Those of tokens that are no answer are negative until lengths
-      are settled: only so can "cut_prompt" tell a prompt that weighs something from an answer.
-
-    Example (user, assistant, user, assistant; learn "last_assistant", prompt_weight 0.1):
-      learnt  -0.1  -0.1  -0.1   1.0
-      rest    -0.1  -0.1  -0.1  -0.1
-    """
-    messages, learn = record.messages, options.learn
-    last_user = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
-    share = 1.0 if learn == "everything" else options.prompt_weight
-    out = []
-    for i, message in enumerate(messages):
-        rest = -share * message.weight
-        learns = message.role == "assistant" and i >= first
-        if learn == "last_assistant" and not first:
-            learns = learns and i + 1 == len(messages)
-        elif learn == "targets":
-            learns = learns and i > last_user
-        out.append(templates.Weights(message.weight if learns else rest, rest))
-    return out
-
-
-def _units(record: records.Record, options: Options) -> list[list[_Ask]]:
-    """Returns the conversations of a record, grouped into units."""
-    if record.candidates:
-        first = len(record.messages)
-        return [[_Ask(one, weigh(one, options, first)) for one in records.alternatives(record)]]
-    weights = weigh(record, options)
-    if options.layout == "decoder":
-        return [[_Ask(record, weights)]]
-    learnt = [
-        i
-        for i, message in enumerate(record.messages)
-        if message.role == "assistant" and weights[i].learnt > 0
-    ]
-    # Of an encoder-decoder's conversation only the last answer is learnt: one example for each.
-    return [
-        [_Ask(record._replace(messages=record.messages[: i + 1]), weights[: i + 1])]
-        for i in learnt or [len(weights) - 1]
-    ]
-
-
 def _make(
-    asked: Sequence[_Ask],
+    asked: Sequence[Ask],
     vocabulary: vocab.Vocabulary,
     template: templates.AnyTemplate,
     layout: str,
@@ -241,7 +154,7 @@ def _finish_plain(record: records.Record, vocabulary: vocab.Vocabulary, options:
             )
     except records.Dropped as reason:
         return Made([], None, {"dropped": 1, f"dropped: {reason}": 1})
-    return _finish(record, [([_Ask(record, [])], [made])], None, options)
+    return _finish(record, [([Ask(record, [])], [made])], None, options)
 
 
 def _finish(record: records.Record, units, maker, options: Options) -> Made:
@@ -326,7 +239,7 @@ def _counted(
 
 
 def _split(
-    asked: Sequence[_Ask], maker, lengths: dict, counts: Counter[str], options: Options
+    asked: Sequence[Ask], maker, lengths: dict, counts: Counter[str], options: Options
 ) -> list[list[Example]]:
     """Cuts a long conversation into parts that fit, by `truncation.split_turns`.
 
@@ -339,7 +252,7 @@ def _split(
 
     def make(part: list[int]) -> list[Example]:
         messages = tuple(ask.record.messages[i] for i in part)
-        return maker([_Ask(ask.record._replace(messages=messages), [ask.weights[i] for i in part])])
+        return maker([Ask(ask.record._replace(messages=messages), [ask.weights[i] for i in part])])
 
     def fits(part: list[int]) -> bool:
         (made,) = make(part)

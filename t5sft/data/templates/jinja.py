@@ -72,7 +72,7 @@ class JinjaTemplate:
         self._sandbox.close()
 
     @functools.cached_property
-    def _ending(self) -> str:
+    def written_ending(self) -> str:
         probe = records.Record(
             (records.Message("user", "one"), records.Message("assistant", "two")), self.name
         )
@@ -84,7 +84,7 @@ class JinjaTemplate:
         Raises:
           DataError: it writes none: nobody could learn to stop.
         """
-        return self._ending
+        return {"{bos}": "bos", "{eos}": "eos"}.get(self.written_ending, self.written_ending)
 
     def render(
         self, record: records.Record, weights: Sequence[Weights] | None = None
@@ -231,7 +231,7 @@ class _Reading:
 
     def spans(self, found, fragments, answers, starts) -> dict[int, tuple[int, int]]:
         """Returns what is learnt of each answer, up to and with its end-of-turn token."""
-        ending, out = self.template.ending(), {}
+        ending, out = self.template.written_ending, {}
         for i, following in zip(answers, [*answers[1:], None], strict=True):
             limit = len(found.text) if following is None else starts[following]
             after = found.end_of(i, len(self.messages), starts[i])
