@@ -243,7 +243,7 @@ def _split(
 ) -> list[list[Example]]:
     """Cuts a long conversation into parts that fit, by `truncation.split_turns`.
 
-    An encoder-decoder's conversation has one answer to learn: it forgets its oldest rounds.
+    One that learns in its last round only (as an encoder-decoder's) forgets its oldest rounds.
     """
     if len(asked) != 1 or maker is None:  # candidates share a prompt; a text has no turns
         counts["dropped: too long"] += 1
@@ -258,7 +258,9 @@ def _split(
         (made,) = make(part)
         return truncation.is_within([made], **lengths)
 
-    if options.layout == "decoder":
+    last = truncation.rounds(ask.record.messages)[-1]
+    learns = {i for i, one in enumerate(ask.weights) if one.learnt > 0}
+    if options.layout == "decoder" and not learns <= set(last):
         parts, lost = truncation.split_turns(ask.record.messages, fits)
         counts["dropped: turn too long"] += lost
     else:

@@ -176,6 +176,13 @@ def _without(values: dict, markers: list[dict]) -> dict:
         for token in values.get("added_tokens") or []
         if token["content"] not in names or token["content"] in hidden
     ]
+    # Only the start of a whole text gets a space of its own ("first": Mistral, newer Llama 2), and
+    # a control token stands there. Every stretch after one would look like a start.
+    splitter = json.loads(json.dumps(values.get("pre_tokenizer")))
+    for one in (splitter or {}).get("pretokenizers", [splitter]):
+        if one and one.get("prepend_scheme") == "first":
+            one["prepend_scheme"] = "never"
+    values = values | {"pre_tokenizer": splitter}
     changed = {"added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
     return values | changed | {"model": model}
 

@@ -197,7 +197,7 @@ def split_turns(
 def forget_turns(
     messages: Sequence[records.Message], fits: Callable[[list[int]], bool]
 ) -> list[int] | None:
-    """Takes the oldest rounds from a conversation until it fits (encoder-decoder); None: never.
+    """Takes the oldest rounds from a conversation until it fits; None: it never does.
 
     The system prompt and the last round stay.
     """

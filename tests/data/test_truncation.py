@@ -191,6 +191,21 @@ def test_an_encoder_decoder_forgets_its_oldest_rounds():
     assert got.counts["truncated: split_turns"] == 2
 
 
+def test_what_learns_in_its_last_round_keeps_what_it_can_of_the_others():
+    record = conversation("question 1", "b", "question 2", "d", "e", "f")
+    options = {"decoder_length": 20, "too_long": "split_turns"}
+    got = made(record, learn="last_assistant", **options)
+    assert [text(unit[0].targets) for unit in got.units] == ["question 2\nde\nf"]
+    assert got.counts["truncated: split_turns"] == got.counts["kept"] == 1
+    labelled = record._replace(
+        messages=record.messages[:-1],
+        candidates=(records.Candidate((records.Message("assistant", "f"),), 1.0),),
+    )
+    got = made(labelled, **options)
+    assert [text(unit[0].targets) for unit in got.units] == ["question 2\nde\nf"]
+    assert got.labels == [1.0] and "left out: nothing to learn" not in got.counts
+
+
 def pair(chosen="good", rejected="bad", prompt="Hi?"):
     record = conversation(prompt)
     candidates = tuple(

@@ -10,7 +10,7 @@ from oracles import vocabularies
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from t5sft import errors
-from t5sft.data import vocab
+from t5sft.data import preprocess, records, templates, vocab
 
 PROBES = (
     "",
@@ -132,6 +132,49 @@ def test_byte_pairs_with_control_words_in_the_model(tmp_path):
         assert vocabulary.encode(probe) == made.encode(probe, add_special_tokens=False).ids
     assert not {1, 2} & set(vocabulary.encode("<s> </s>"))
     assert vocabulary.decode(vocabulary.encode("<s> </s>")) == "<s> </s>"
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama2"])
+def test_a_space_at_the_first_word_only_is_not_put_after_every_control_token(tmp_path, name):
+    """As Mistral's: ids of a conversation are those of its whole text, read by the library."""
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "[INST]": 3, "[/INST]": 4, "\u2581": 5}
+    words |= {chr(c): c - 20 for c in range(33, 127)} | {"\n": 107, "\u2581a": 108}
+    made = tokenizers.Tokenizer(models.BPE(words, [("\u2581", "a")], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    if name == "mistral":
+        made.add_special_tokens(["[INST]", "[/INST]"])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    vocabulary = write(tmp_path, made, eos_token="</s>", bos_token="<s>")
+    turns = [("user", "a b"), ("assistant", "a."), ("user", "an a"), ("assistant", "a a")]
+    record = records.Record(tuple(records.Message(*turn) for turn in turns))
+    template = templates.get(name)
+    got = preprocess.instruction(record, vocabulary, template, layout="decoder").targets.ids
+    text = {
+        "mistral": "<s>[INST] a b[/INST] a.</s>[INST] an a[/INST] a a</s>",
+        "llama2": "<s>[INST] a b [/INST] a. </s><s>[INST] an a [/INST] a a </s>",
+    }
+    assert got == made.encode(text[name], add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("name", ["chatml", "qwen3", "llama3", "gemma", "alpaca"])
+def test_ids_of_a_conversation_are_those_of_its_whole_text(name):
+    """What is cut at control tokens and answers is, for plain words, what the library makes."""
+    vocabulary, template = vocabularies.byte_pairs(), templates.get(name)
+    library = tokenizers.Tokenizer.from_file(str(vocabularies.directory() / "tokenizer.json"))
+    turns = [("user", "Write a response!"), ("assistant", "Hello there."), ("user", "a task")]
+    record = records.Record(
+        tuple(records.Message(*t) for t in (*turns, ("assistant", "caf\u00e9")))
+    )
+    text = "".join(
+        "<|end_of_text|>" if piece.text == "eos" and piece.is_control else piece.text
+        for piece in templates.render(record, template)
+    )
+    got = preprocess.instruction(record, vocabulary, template, layout="decoder").targets.ids
+    assert got == library.encode(text).ids  # the library puts <|begin|> in front
 
 
 def test_user_defined_markers_of_sentencepiece_are_no_text():
