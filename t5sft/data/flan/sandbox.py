@@ -2,10 +2,13 @@
 
 Jinja's own sandbox keeps templates from attributes of Python; it does not keep them from eating
 time and memory. Here every turn of a loop costs one step, every text and list has a largest size,
-and only the statements, filters and methods that promptsource's 2,085 templates use are allowed.
+all that a rendering makes or looks through has a largest sum, and only the kinds of expressions,
+filters and methods that promptsource's 2,085 templates use are allowed.
 """
 
 import contextlib
+import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,24 +19,21 @@ from jinja2 import nodes, sandbox
 
 MAX_STEPS = 100_000  # turns of all loops of one rendering
 MAX_SIZE = 1_000_000  # characters of a text, items of a list, characters of a template
+MAX_WORK = 20_000_000  # characters and items that one rendering makes or looks through
 MAX_BITS = 4096  # of a whole number
-MAX_DEPTH = 20  # of lists within lists when written as text
+MAX_DEPTH = 20  # of lists within lists
 
-_FORBIDDEN = (
-    nodes.Macro,
-    nodes.CallBlock,
-    nodes.Include,
-    nodes.Import,
-    nodes.FromImport,
-    nodes.Extends,
-    nodes.Block,
-    nodes.FilterBlock,
+_ALLOWED = frozenset(
+    "Add And Assign Call Compare Concat CondExpr Const Dict Div Filter FloorDiv For Getattr "
+    "Getitem If Keyword List Mod Mul Name NSRef Neg Not Operand Or Output Pair Pos Pow Slice Sub "
+    "Template TemplateData Test Tuple".split()
 )
 _FILTERS = (
     "abs default first float int last length list map max min reject rejectattr reverse round "
     "select selectattr sort unique"
 ).split()
 _TEXT_FILTERS = "capitalize lower title trim upper".split()  # Jinja would write a list as text
+_PATTERN = re.compile(r"(?:[^%]|%%|%\d?(?:\.\d)?[sdf])*+")
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
         "capitalize count endswith find index isdigit join lower lstrip replace rstrip split "
@@ -108,68 +108,81 @@ def _copied(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _weigh(value: Any, budget: int) -> None:
-    """Refuses a value with more characters and items, each counted where it stands, than given."""
+class _Work:
+    """What a rendering has made and looked through so far."""
 
-    def visit(item, depth):
-        nonlocal budget
-        budget -= len(item) if isinstance(item, str) else 1
-        if budget < 0 or depth > MAX_DEPTH:
-            raise Bounded("a value with too many items within items")
-        if isinstance(item, Mapping):
-            for key, inner in item.items():
-                visit(key, depth + 1)
-                visit(inner, depth + 1)
-        elif isinstance(item, list | tuple | set):
-            for inner in item:
-                visit(inner, depth + 1)
+    def __init__(self):
+        self._steps = self._amount = 0
 
-    visit(value, 0)
+    def step(self):
+        """Counts a turn of a loop."""
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise Bounded(f"more than {MAX_STEPS} turns of loops")
 
+    def charge(self, amount: int):
+        """Counts characters and items."""
+        self._amount += amount
+        if self._amount > MAX_WORK:
+            raise Bounded(f"more than {MAX_WORK} characters and items are made")
 
-def _text(value: Any) -> str:
-    """Writes a value; refuses what would be too large before writing it."""
-    if not isinstance(value, str):
-        _weigh(value, MAX_SIZE)
-    return str(value)
+    def sized(self, value: Any) -> Any:
+        """Counts a value and passes it on, if it is not too large."""
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise Bounded(f"a number of more than {MAX_BITS} bits")
+        if isinstance(value, str | list | tuple | dict):
+            if len(value) > MAX_SIZE:
+                raise Bounded(f"a value of more than {MAX_SIZE} items")
+            self.charge(len(value))
+        return value
 
+    def weighed(self, value: Any) -> Any:
+        """Counts a value with all that is in it, and passes it on: no towers of lists."""
+        budget = MAX_SIZE
 
-def _weighed(value: Any) -> Any:
-    """Passes on a list, dict or arguments whose items are no towers of lists."""
-    _weigh(value, MAX_SIZE)
-    return value
+        def visit(item, depth):
+            nonlocal budget
+            budget -= len(item) if isinstance(item, str) else 1
+            if budget < 0 or depth > MAX_DEPTH:
+                raise Bounded("a value with too many items within items")
+            if isinstance(item, Mapping):
+                for key, inner in item.items():
+                    visit(key, depth + 1)
+                    visit(inner, depth + 1)
+            elif isinstance(item, list | tuple | set):
+                for inner in item:
+                    visit(inner, depth + 1)
 
+        visit(value, 0)
+        self.charge(MAX_SIZE - budget)
+        return value
 
-def _sized(value: Any) -> Any:
-    """Passes on a value that is not too large."""
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise Bounded(f"a number of more than {MAX_BITS} bits")
-    if isinstance(value, str | list | tuple | dict) and len(value) > MAX_SIZE:
-        raise Bounded(f"a value of more than {MAX_SIZE} items")
-    return value
+    def text(self, value: Any) -> str:
+        """Writes a value, if it is not too large."""
+        return str(self.sized(value) if isinstance(value, str) else self.weighed(value))
 
 
 class _Environment(sandbox.SandboxedEnvironment):
-    """Jinja's sandbox with a budget; made anew for every rendering."""
+    """Jinja's sandbox with a budget for every rendering."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def __init__(self):
-        super().__init__(finalize=_text, cache_size=0)
+        super().__init__(finalize=lambda value: self._work.text(value), cache_size=0)
         self.begin(lambda count: 0)
         self.filters = {
-            **{name: self.filters[name] for name in _FILTERS},
-            **{name: _of_text(self.filters[name]) for name in _TEXT_FILTERS},
+            **{name: self._charged(self.filters[name]) for name in _FILTERS},
+            **{name: self._of_text(self.filters[name]) for name in _TEXT_FILTERS},
             "_counted": self.counted,
             "_joined": lambda values: self.join(values, ""),
-            "_weighed": _weighed,
+            "_weighed": lambda value: self._work.weighed(value),
             "choice": self.choice,
             "random": self.choice,
             "format": self.format,
             "join": self.join,
             "most_frequent": _most_frequent,
             "replace": self.replace,
-            "string": _text,
+            "string": lambda value: self._work.text(value),
         }
         self.globals = {
             "range": self.range,
@@ -179,27 +192,33 @@ class _Environment(sandbox.SandboxedEnvironment):
 
     def begin(self, choose: Callable[[int], int]):
         """Gives a rendering its budget and its draws."""
-        self._steps = 0
+        self._work = _Work()
         self._choose = choose
+
+    def _charged(self, function):
+        @functools.wraps(function)  # with the marks by which Jinja knows what else to hand over
+        def charged(*args, **kwargs):
+            return self._work.sized(function(*args, **kwargs))
+
+        return charged
+
+    def _of_text(self, function):
+        return lambda value, *args: self._work.sized(function(self._work.text(value), *args))
 
     def _parse(self, source, name, filename):
         tree = super()._parse(source, name, filename)
-        for node in tree.find_all(_FORBIDDEN):
-            raise Bounded(f"{type(node).__name__.lower()} is not allowed, line {node.lineno}")
-        for node in list(tree.find_all(nodes.For)):
-            if node.recursive:
-                raise Bounded(f"a recursive loop is not allowed, line {node.lineno}")
-        for node in list(tree.find_all(nodes.Filter)):
-            if node.name not in self.filters:
+        for node in tree.find_all(nodes.Node):
+            kind = type(node).__name__
+            if kind not in _ALLOWED or getattr(node, "recursive", False):
+                raise Bounded(f"{kind} is not allowed, line {node.lineno}")
+            if isinstance(node, nodes.Filter) and node.name not in self.filters:
                 raise Bounded(f"filter {node.name!r} is not allowed, line {node.lineno}")
         return _Guarded().visit(tree)
 
     def counted(self, values):
         """Yields the items of a loop, each for one step."""
         for value in values:
-            self._steps += 1
-            if self._steps > MAX_STEPS:
-                raise Bounded(f"more than {MAX_STEPS} turns of loops")
+            self._work.step()
             yield value
 
     def range(self, *args):
@@ -207,11 +226,11 @@ class _Environment(sandbox.SandboxedEnvironment):
         values = range(*args)
         if len(values) > MAX_STEPS:
             raise Bounded(f"a range of more than {MAX_STEPS} numbers")
-        return list(values)
+        return self._work.sized(list(values))
 
     def zip(self, *args):
         """Returns the pairs of lists, as promptsource's templates ask for them."""
-        return list(zip(*args, strict=False))
+        return self._work.sized(list(zip(*args, strict=False)))
 
     @jinja2.pass_context  # so that Jinja does not draw once, when it compiles
     def choice(self, context, values):
@@ -222,28 +241,29 @@ class _Environment(sandbox.SandboxedEnvironment):
         return values[self._choose(len(values))]
 
     def format(self, pattern, *args):
-        """Puts values into %s and %d, the only forms allowed."""
-        if any(part[:1] not in ("s", "d", "%") for part in str(pattern).split("%")[1:] if part):
-            raise Bounded("format allows %s and %d only")
-        return _sized(str(pattern) % tuple(_text(x) if isinstance(x, list) else x for x in args))
+        """Puts values into %s, %d, %f %0.2f and the like, the only forms allowed."""
+        if not _PATTERN.fullmatch(self._work.text(pattern)):
+            raise Bounded("format allows %s, %d, %f, with a digit of width and of precision")
+        plain = (x if isinstance(x, int | float) else self._work.text(x) for x in args)
+        return self._work.sized(str(pattern) % tuple(plain))
 
     def join(self, values, separator="", attribute=None):
         """Joins texts that together are not too large."""
         if attribute is not None:
             values = [self.getattr(value, attribute) for value in values]
-        texts = [_text(value) for value in self.counted(values)]
-        separator = str(separator)
+        texts = [self._work.text(value) for value in self.counted(values)]
+        separator = self._work.text(separator)
         if sum(map(len, texts)) + len(separator) * len(texts) > MAX_SIZE:
             raise Bounded(f"a text of more than {MAX_SIZE} characters")
-        return separator.join(texts)
+        return self._work.sized(separator.join(texts))
 
     def replace(self, value, old, new, count=None):
         """Replaces a text where the result is not too large."""
-        value, old, new = _text(value), str(old), str(new)
+        value, old, new = (self._work.text(x) for x in (value, old, new))
         times = value.count(old) if count is None else min(value.count(old), count)
         if len(value) + times * len(new) > MAX_SIZE:
             raise Bounded(f"a text of more than {MAX_SIZE} characters")
-        return value.replace(old, new, -1 if count is None else count)
+        return self._work.sized(value.replace(old, new, -1 if count is None else count))
 
     def is_safe_attribute(self, obj, attr, value):
         """Allows the methods of the list only; items of a mapping are read before attributes."""
@@ -264,12 +284,21 @@ class _Environment(sandbox.SandboxedEnvironment):
     def call(self, context, obj, *args, **kwargs):
         """Calls a method; those whose result may be large go through the bounded forms."""
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        hidden = ("_loop_vars", "_block_vars")  # added by Jinja inside a loop
+        kwargs = {key: value for key, value in kwargs.items() if key not in hidden}
         if isinstance(owner, str) and name == "replace":
+            if not all(isinstance(value, str) for value in args[:2]):
+                raise Bounded("replace needs texts")
             return self.replace(owner, *args, **kwargs)
         if isinstance(owner, str) and name == "join":
-            return self.join(*args, separator=owner)
-        _weighed([args, kwargs])
-        return super().call(context, obj, *args, **kwargs)
+            values = list(self.counted(*args))
+            if not all(isinstance(value, str) for value in values):
+                raise Bounded("join needs texts")  # as in Python; the filter writes any value
+            return self.join(values, separator=owner)
+        if isinstance(owner, str | list | tuple | dict):
+            self._work.charge(len(owner))  # looked through
+        self._work.weighed([args, kwargs])
+        return self._work.sized(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context, operator, left, right):
         """Computes within bounds: no powers, no formatting, nothing larger than MAX_SIZE."""
@@ -283,7 +312,7 @@ class _Environment(sandbox.SandboxedEnvironment):
         if operator == "+" and isinstance(left, str | list | tuple):
             if len(left) + len(right) > MAX_SIZE:
                 raise Bounded(f"a value of more than {MAX_SIZE} items")
-        return _sized(super().call_binop(context, operator, left, right))
+        return self._work.sized(super().call_binop(context, operator, left, right))
 
 
 class _Guarded(jinja2.visitor.NodeTransformer):
@@ -299,6 +328,10 @@ class _Guarded(jinja2.visitor.NodeTransformer):
 
     visit_Dict = visit_List
 
+    def visit_Tuple(self, node):
+        self.generic_visit(node)
+        return _filtered(node, "_weighed") if node.ctx == "load" else node
+
     def visit_For(self, node):
         self.generic_visit(node)
         node.iter = _filtered(node.iter, "_counted")
@@ -307,10 +340,6 @@ class _Guarded(jinja2.visitor.NodeTransformer):
 
 def _filtered(node, name):
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-def _of_text(function):
-    return lambda value, *args: function(_text(value), *args)
 
 
 def _most_frequent(values):

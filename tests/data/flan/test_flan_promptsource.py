@@ -81,7 +81,12 @@ def test_draws_depend_on_the_key_alone(read):
         ("x ||| {{ {'k': 'v'}[['k'][0]] ~ '-' ~ 3 }}", "v-3"),
         ("x ||| {{ rows | selectattr('y', 'equalto', 2) | map(attribute='z') | first }}", "two"),
         ("x ||| {% for p, q in zip([1, 2], 'ab') %}{{ p }}{{ q }}{% endfor %}", "1a2b"),
-        ("x ||| {{ '%s of %d' | format('one', 2) }}", "one of 2"),
+        ("x ||| {{ '%s of %d: %0.1f%%' | format('one', 2, 3) }}", "one of 2: 3.0%"),
+        (
+            "x ||| {% for i in range(2) %}{% set j = i %}{{ a.replace('-', '') }}"
+            "{{ rows[i].get('y') }}{% endfor %}",
+            "AB1AB2",
+        ),
         ("x ||| {{ ['b', 'a', 'b'] | most_frequent | join }}", "b"),
         ("x ||| {{ 7 // 2 + 2 * 3 - 7 % 4 }}{{ 'ab' * 2 }}{{ 'ab'[:-1] }}", "6ababa"),
         ("x ||| {{ ['q', 'r'].index('r') if a and not none else 0 }}", "1"),
@@ -161,6 +166,17 @@ PROGRAMS = [
     grown("[1]", "(ns.x, ns.x)", times=60) + "{{ ns.x | string }}",
     "{% set l = [1] %}{% for i in range(99) %}{{ l.append(l) }}{% endfor %}",
     "{% set d = {} %}{% for i in range(99) %}{{ d.update({'a': [d, d]}) }}{% endfor %}",
+    "{% set x %}{% for i in range(9999) %}{{ 'a' * 99999 }}{% endfor %}{% endset %}{{ x[0] }}",
+    "{% set l = [] %}{% for i in range(9999) %}{{ l.append('a' * 99999 ~ i) or '' }}{% endfor %}",
+    "{% set x = 'a' * 99999 %}{% set l = [] %}{% for i in range(9999) %}"
+    "{{ l.append(x[i:]) or '' }}{% endfor %}",
+    "{% set x = 'a' * 99999 %}{% set l = [] %}{% for i in range(9999) %}"
+    "{{ l.append(x.split('')) or '' }}{% endfor %}",
+    "{% set x = 'a ' * 99999 %}{% for i in range(9999) %}{% set y = x.split() %}{% endfor %}",
+    "{% set x = 'ab' * 99999 %}{% for i in range(9999) %}{% set y = x.count('b') %}{% endfor %}",
+    "{% set x = 'a' * 99999 %}{% for i in range(9999) %}{% set y = x | list | sort %}{% endfor %}",
+    "{% autoescape true %}{{ 1 }}{% endautoescape %}",
+    "{% with a = 1 %}{{ a }}{% endwith %}",
     "{% for c in [1] recursive %}{{ loop([1]) }}{% endfor %}",
     "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
     "{% include '/etc/passwd' %}",
@@ -224,6 +240,14 @@ def test_says_which_field_is_missing():
     message = r"needs the field 'txt' \(did you mean 'text'\?\); here; the row has label, text"
     with pytest.raises(errors.DataError, match=message):
         apply("{{txt}} ||| x", {"text": "", "label": 1})
+
+
+def test_a_method_is_as_strict_as_python_and_a_filter_as_lenient_as_jinja():
+    assert apply("x ||| {{ [1, 'a'] | join('-') }}").targets == "1-a"
+    with pytest.raises(errors.DataError, match="join needs texts"):
+        apply("x ||| {{ '-'.join([1, 'a']) }}")
+    with pytest.raises(errors.DataError, match="replace needs texts"):
+        apply("x ||| {{ 'a'.replace('a', 1) }}")
 
 
 def test_two_separators_are_an_error():
