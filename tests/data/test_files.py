@@ -345,6 +345,8 @@ def test_a_list_is_the_same_however_it_is_cut_into_windows(tmp_path, monkeypatch
 
     monkeypatch.setattr(lines._Window, "grow", slowly)
     assert read(path) == rows
+    numbers = write(tmp_path, "y.json", '[1234567890, {"a": "1"}, 12.5e3, {"a": "2"}]')
+    assert read(numbers, on_bad_record="skip") == [{"a": "1"}, {"a": "2"}]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "txt"])

@@ -470,3 +470,13 @@ def test_the_rows_that_are_documented_read_as_they_say():
             if message.role != "user"
         )
         assert "3" in said or "three" in said or format in ("ifeval", "mt_bench")
+
+
+def test_a_result_is_named_by_any_earlier_call():
+    def call(name):
+        return {**ASSISTANT, "tool_calls": [{"id": f"id_{name}", "function": {"name": name}}]}
+
+    result = {"role": "tool", "tool_call_id": "id_f", "content": "r"}
+    turns = [USER, call("f"), {**result}, call("g"), {**result}, ASSISTANT]
+    found = readers.read({"messages": turns}, where="x:1").messages
+    assert [one.name for one in found if one.role == "tool"] == ["f", "f"]

@@ -178,3 +178,10 @@ def test_seqio_reads_the_same_records(tmp_path):
     assert dropped == {"dropped": "empty response"}
     with pytest.raises(records.Dropped, match="empty response"):
         records.from_features({"record": expected[-1].encode()})
+
+
+def test_chunks_are_bounded_in_rows_and_bytes():
+    text = records.Record((records.Message("text", "x" * 1_000_000),))
+    short = records.Dropped("why")
+    chunks = [len(chunk) for chunk in sources._chunks([text] * 12 + [short] * 1100)]
+    assert chunks == [5, 5, 512, 512, 78]

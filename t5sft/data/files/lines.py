@@ -201,7 +201,9 @@ def _element(name: str, window: _Window, number: int) -> tuple[Located, int]:
     while True:
         try:
             row, end = strict_json.scan(window.text, 0)
-            if isinstance(row, dict) or window.is_whole or end < len(window.text):
+            # A number may go on beyond the window: 12 of 12.5e3.
+            is_ended = window.text[end : end + 1] in tuple(" \t\r\n,]")
+            if isinstance(row, dict) or window.is_whole or is_ended:
                 text = window.text[: min(end, 200)]
                 line, _ = window.place(0)
                 bad_or_row = _object(name, row, line, number, text)
