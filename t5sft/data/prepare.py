@@ -19,7 +19,16 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from t5sft import errors
-from t5sft.data import cache, data_card, finding, fingerprint, preprocess, templates, workshop
+from t5sft.data import (
+    cache,
+    data_card,
+    finding,
+    fingerprint,
+    preprocess,
+    templates,
+    vocab,
+    workshop,
+)
 from t5sft.data import files as files_lib
 from t5sft.data import parts as parts_lib
 
@@ -111,6 +120,8 @@ class Preparation:
             if path is None:
                 print(f"preparing {data.task}, {split}: {why}", file=sys.stderr, flush=True)
         if None in self._directories:
+            if data.objective == "instruction":  # in seconds, not after TensorFlow's ten
+                preprocess.check(templates.get(data.template), vocab.load(data.vocabulary))
             request = {"data": dataclasses.asdict(data), "layout": layout, "splits": list(splits)}
             self._child = subprocess.Popen(
                 [

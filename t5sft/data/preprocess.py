@@ -18,7 +18,7 @@ from t5sft.data.tokens import EMPTY, Example, Tokens
 
 __all__ = ["Objective", "TooLong", "Unlearnt"]  # for those who have this module's names
 
-tokenize, end_ids = tokens.tokenize, tokens.end_ids
+tokenize, end_ids, check = tokens.tokenize, tokens.end_ids, tokens.check
 language_model, span_corruption = denoising.language_model, denoising.span_corruption
 fit = truncation.fit
 

@@ -177,6 +177,17 @@ def end_ids(template: templates.AnyTemplate, vocabulary: vocab.Vocabulary) -> tu
     return tuple(dict.fromkeys([token, *vocabulary.eos_ids]))
 
 
+def check(template: templates.AnyTemplate, vocabulary: vocab.Vocabulary):
+    """Finds out, before any record is read, whether a vocabulary can write a template.
+
+    Raises:
+      DataError: it lacks a control token; or the chat template cannot be learnt from.
+    """
+    end_ids(template, vocabulary)
+    for name in getattr(template, "controls", ()):
+        control_id(templates.Piece(name, "control", 0.0, is_control=True), vocabulary)
+
+
 def _mixed(text: str, run: Sequence[templates.Piece], vocabulary: vocab.Vocabulary):
     """Tokenises a stretch of several roles or weights, by offsets; returns ids and runs."""
     ids, offsets = vocabulary.encode_with_offsets(text)

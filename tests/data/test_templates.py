@@ -137,6 +137,9 @@ def test_a_vocabulary_without_the_control_tokens_is_refused_or_spells_them():
     )
     with pytest.raises(errors.DataError, match=r"no control token '<\|im_start\|>'.*:text"):
         preprocess.prompt(record, vocab.load("bytes"), templates.get("chatml"), layout="decoder")
+    with pytest.raises(errors.DataError, match=r"no control token '<\|im_end\|>'"):
+        preprocess.check(templates.get("chatml"), vocab.load("bytes"))
+    preprocess.check(templates.get("chatml"), vocabularies.byte_pairs())
     spelled = preprocess.instruction(
         record, vocab.load("bytes"), templates.get("chatml:text"), layout="decoder"
     )
