@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import fcntl
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -40,6 +41,7 @@ class Pool:
         self.size = len(os.sched_getaffinity(0)) if workers is None else workers
         self._executor = None
         if self.size:
+            _collect_seldom()
             # A fork costs nothing while this process is small and has one thread.
             how = "fork" if sys.platform == "linux" else "spawn"
             self._executor = concurrent.futures.ProcessPoolExecutor(
@@ -61,6 +63,12 @@ class Pool:
         done: concurrent.futures.Future = concurrent.futures.Future()
         done.set_result(function(*arguments))
         return done
+
+
+def _collect_seldom():
+    """Looks for cycles seldom: examples are many small objects without any."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _stop_with(parent: int):
