@@ -78,6 +78,9 @@ class Batches:
         lengths = dict(zip(("encoder_length", "decoder_length"), self._lengths, strict=True))
         return converters.shapes(self._layout, self.batch_size, **lengths)
 
+    def close(self):
+        """Frees nothing: prepared data is mapped memory. A stream ends its process."""
+
     def identity(self) -> dict:
         """Returns what a position belongs to: where it differs, it means other examples."""
         rates = hashlib.sha256(json.dumps(self._rates).encode()).hexdigest()[:16]

@@ -64,7 +64,8 @@ def settings(data: "Data", layout: str, split: str) -> dict[str, Any]:
     values["version"] = {"t5sft": t5sft.__version__, "format": FORMAT}
     for package in _PACKAGES:
         try:
-            values["version"][package] = importlib.metadata.version(package)
+            number = importlib.metadata.version(package)
+            values["version"][package] = ".".join(number.split(".")[:2])
         except importlib.metadata.PackageNotFoundError:
             continue
     return values

@@ -55,6 +55,7 @@ class Data:
       too_long: what happens to an example longer than a row.
       unlearnt: what happens to an example that has no token to learn.
       noise_density: share of the tokens that span corruption takes out; seed: of which ones.
+      streaming: "train" is tokenised as it is trained on (endless or too large): see `stream`.
       cache_dir: where prepared data lies; default $T5SFT_CACHE or ~/.cache/t5sft.
     """
 
@@ -75,6 +76,7 @@ class Data:
     unlearnt: preprocess.Unlearnt = "drop"
     noise_density: float = 0.15
     seed: int = 0
+    streaming: bool = False
     cache_dir: str | None = None
 
     def __post_init__(self):
@@ -144,16 +146,16 @@ class Preparation:
             output, _ = self._child.communicate()
             name, _, message = output.strip().rpartition("\n")[2].partition(" ")
             if self._child.returncode:
-                if name not in _RAISED:
+                if name not in RAISED:
                     message = f"the process died with code {self._child.returncode}; see above"
                     raise errors.DataError(f"preparing the data failed; {message}")
-                raise _RAISED[name](message)
+                raise RAISED[name](message)
             self._directories = [pathlib.Path(path) for path in json.loads(message)]
             self._child = None
         return [cache.read_split(path) for path in self._directories if path is not None]
 
 
-_RAISED = {kind.name: kind for kind in errors.T5sftError.__subclasses__()}
+RAISED = {kind.name: kind for kind in errors.T5sftError.__subclasses__()}
 
 
 def prepare(

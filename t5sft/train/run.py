@@ -16,6 +16,7 @@ from t5sft import errors
 from t5sft.convert import describe
 from t5sft.data import batches as batches_lib
 from t5sft.data import converters, mixture, prepare, vocab
+from t5sft.data import stream as stream_lib
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
@@ -69,12 +70,13 @@ def train(
         stack.callback(checkpoints.close)
         origin = _find_start(init_from, model, vocabulary, checkpoints, directory)
         # A child process reads and tokenises while this one compiles.
-        preparation = prepare.Preparation(data, model.layout, SPLITS)
+        preparation = prepare.Preparation(data, model.layout, SPLITS[data.streaming :])
         split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules}
         program = _compile(model, data, objective, optimizer, batch_size, seed, **split_up)
         splits = preparation.result()
         options = {"batch_size": batch_size, "seed": seed, "pack": pack, "mixing": mixing}
         training, validation = _batches(splits, data, model, vocabulary, **options)
+        stack.callback(training.close)
         now, position = _begin(model, optimizer, program, checkpoints, origin, seed, training)
         start = int(now.step)
         (directory / "config.gin").write_text(config)
@@ -144,20 +146,16 @@ def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
 
 
 def _batches(splits, data, model, vocabulary, **options) -> list[batches_lib.Batches]:
-    """Opens the prepared splits, and says what is in them."""
-    for name, split in zip(SPLITS, splits, strict=True):
+    """Opens the prepared splits, and says what is in them; "train" may be streamed."""
+    for name, split in zip(SPLITS[data.streaming :], splits, strict=True):
         _say(prepare.describe(name, split.card))
-    return [
-        batches_lib.Batches(
-            split,
-            layout=model.layout,
-            encoder_length=data.encoder_length,
-            decoder_length=data.decoder_length,
-            start_id=vocabulary.pad_id,
-            **options,
-        )
-        for split in splits
-    ]
+    options |= {"layout": model.layout, "start_id": vocabulary.pad_id}
+    lengths = {"encoder_length": data.encoder_length, "decoder_length": data.decoder_length}
+    if not data.streaming:
+        return [batches_lib.Batches(split, **lengths, **options) for split in splits]
+    _say("train: streamed; to resume, the pipeline is read again from its start")
+    held_out = batches_lib.Batches(splits[0], **lengths, **options | {"mixing": None})
+    return [stream_lib.Streamed(data, split=SPLITS[0], **options), held_out]
 
 
 def _summary(hooks, now, seconds: float, splits, directory) -> dict:
@@ -181,7 +179,7 @@ def _summary(hooks, now, seconds: float, splits, directory) -> dict:
         "tokens_per_second": rate,
         "padding": padding,
         **{f"trained_{name}": value for name, value in counts.items()},
-        "data": dict(zip(SPLITS, cards, strict=True)),
+        "data": dict(zip(SPLITS[-len(cards) :], cards, strict=True)),
         "model_dir": str(directory),
     }
 

@@ -64,7 +64,7 @@ def test_every_setting_is_in_that_test():
     (mark,) = test_digest_changes_with_every_setting.pytestmark
     changed = {field for change in mark.args[1] for field in change}
     fields = {field.name for field in dataclasses.fields(prepare.Data)}
-    assert fields - changed == {"data", "cache_dir"}
+    assert fields - changed == {"data", "cache_dir", "streaming"}
 
 
 def test_digest_changes_with_layout_split_and_the_bytes_of_data(data):
