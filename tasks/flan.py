@@ -7,7 +7,7 @@ their own licences. FLAN takes at most 30,000 training rows of a task and 200 fo
 Data: the folder flan/ of T5SFT_DATA (or --data DIRECTORY):
   templates.py       FLAN's flan/templates.py: dict PATTERNS, task -> pairs of strings
   v2/templates.py    FLAN's flan/v2/templates.py: PATTERNS, FEWSHOT_PATTERNS; without it the styles
-                     of v2 use the templates of 2021
+                     of v2 use the templates of 2021 (zs_noopt: v2/flan_templates_branched.py)
   rows/<task>/train.jsonl, validation.jsonl   the fields that the task's templates name, and a list
                      `options` where they show {options_} (.csv, .tsv, .parquet, .gz do, too)
 
@@ -67,13 +67,14 @@ def corpus(task: str) -> corpora.Corpus:
 
 
 def template_file(style: str) -> pathlib.Path:
-    """Returns the file that holds the templates of a style."""
-    if style in V2:
-        try:
-            return files.find("flan", "v2/templates.py", how_to_get=HOW_TO_GET)[0]
-        except errors.DataError:
-            pass
-    return files.find("flan", "templates.py", how_to_get=HOW_TO_GET)[0]
+    """Returns the file that holds the templates of a style.
+
+    FLAN v2's own zero-shot templates speak of options, so without options it takes those of 2021.
+    """
+    folder = corpora.folder("flan")
+    own = {"_zs_noopt": "v2/flan_templates_branched.py"}.get(style, "v2/templates.py")
+    name = own if style in V2 and (folder / own).exists() else "templates.py"
+    return files.find("flan", name, how_to_get=HOW_TO_GET)[0]
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,7 +147,7 @@ def mixtures(present: list[str]) -> dict[str, dict[str, Any]]:
     made = {"flan": of(TASKS, "", mixing.FLAN2021_CAP)}
     for style in V2:
         made[f"flan{style}"] = of(TASKS, style, mixing.FLAN2022_CAPS["flan2021"])
-    made["flan2021_submix"] = {f"flan{style}": 1.0 for style in V2}
+    made["flan2021_submix"] = {f"flan{style}": 1.0 for style in V2 if made[f"flan{style}"]}
     made["flan_seen"] = of(TASKS, "_seen", mixing.FLAN2021_CAP)
     made["flan_unseen"] = {f"flan_{task}_unseen": 1.0 for task in TASKS if task in present}
     held_out = [splits.hold_out_cluster(cluster) for cluster in splits.CLUSTERS]

@@ -246,7 +246,7 @@ FLAN = {
         {"template": "0", "options": "letters"},
     ),
     ("_zs_noopt", "train", 0): (
-        "Ada keeps 2 hens.\nPick one: Ada keeps 2 hens.",
+        "Ada keeps 2 hens.\n\nDoes it follow that Ada keeps 2 hens.",
         "yes",
         {"template": "0"},
     ),
@@ -306,6 +306,10 @@ def test_flan_refuses_what_it_does_not_know(tmp_path, monkeypatch):
     (tmp_path / "flan" / "rows" / "rt").mkdir(parents=True)
     (tmp_path / "flan" / "rows" / "rt" / "train.jsonl").write_text("{}")
     monkeypatch.setenv("T5SFT_DATA", str(tmp_path))
+    with pytest.raises(errors.DataError, match="no data of flan; looked for .*; write the rows"):
+        monkeypatch.setenv("T5SFT_DATA", str(tmp_path / "nothing"))
+        register(flan, "flan2021_submix")
+    monkeypatch.setenv("T5SFT_DATA", str(tmp_path))
     with pytest.raises(errors.DataError, match="unknown task 'rt' \\(did you mean 'rte'"):
         register(flan, "flan")
 
@@ -313,6 +317,7 @@ def test_flan_refuses_what_it_does_not_know(tmp_path, monkeypatch):
 def test_flan_v2_falls_back_to_the_templates_of_2021(tmp_path, monkeypatch):
     (tmp_path / "flan").symlink_to(SAMPLES / "flan")
     assert flan.template_file("_zs_opt").parent.name == "v2"
+    assert flan.template_file("_zs_noopt") == SAMPLES / "flan" / "templates.py"
     copy = tmp_path / "data" / "flan"
     copy.mkdir(parents=True)
     (copy / "templates.py").write_text((SAMPLES / "flan" / "templates.py").read_text())

@@ -33,3 +33,6 @@ FEWSHOT_PATTERNS = {
         FewShotPattern(inputs="{question}", targets="{answer}", inputs_prefix="Q: "),
     ],
 }
+FEWSHOT_PATTERNS["paws_wiki"] = [
+    FewShotPattern(inputs="{sentence1} / {sentence2}\n{options_}", targets="{answer}"),
+]
