@@ -81,7 +81,10 @@ _VERBS: dict[str, tuple[str, _Flags]] = {
             "target": (str, "directory to be made"),
             "dtype": (str, "of the numbers written: float32, bfloat16 or float16"),
             "family": (str, "model_type to write, such as llama"),
-            "tokenizer": (str, "directory of the tokenizer, where none lies beside the weights"),
+            "tokenizer": (
+                str,
+                "directory or file of the tokenizer, where none lies beside the weights",
+            ),
             "special_tokens": (str, "tokens to add, separated by commas"),
             "max_shard_bytes": (int, "size of a safetensors file"),
         },

@@ -23,7 +23,7 @@ import numpy as np
 from t5sft import errors
 from t5sft.convert import describe, foreign, huggingface, special, weights
 from t5sft.convert.tensors import Tensor
-from t5sft.data import vocab
+from t5sft.data import prepare, vocab
 from t5sft.models.model import Model
 from t5sft.train import export, start, streamed
 
@@ -35,6 +35,7 @@ def convert(
     source: str | None = None,
     target: str | None = None,
     model: Any = None,
+    data: prepare.Data | None = None,
     dtype: str | None = None,
     family: str | None = None,
     tokenizer: str | None = None,
@@ -46,11 +47,11 @@ def convert(
     Args:
       source: a Hugging Face directory, a T5X checkpoint, or a checkpoint of ours.
       target: a directory to be made.
-      model: of a checkpoint of ours that does not say it itself.
+      model, data: of a checkpoint of ours that does not say its model and vocabulary itself.
       dtype: of the numbers written; None: as they came.
       family: model_type of the Hugging Face directory; None: the one it came from, or the first
         that fits.
-      tokenizer: directory of the tokenizer, for a checkpoint of ours that has none beside it.
+      tokenizer: directory or file of the tokenizer, for a checkpoint of ours with none beside it.
       special_tokens: names separated by commas, added to a tokenizer.json; embeddings that they
         need are the mean of the others.
       max_shard_bytes: of a safetensors file.
@@ -72,6 +73,7 @@ def convert(
             raise errors.ConfigError(
                 "special_tokens are added to weights of others; convert; do it before training"
             )
+        tokenizer = tokenizer or start.tokenizer_of(source) or (data.vocabulary if data else None)
         options = {"dtype": dtype, "family": family, "tokenizer": tokenizer}
         result = export.export(source, goal, model, max_shard_bytes=max_shard_bytes, **options)
     else:

@@ -29,7 +29,12 @@ def export(
     tokenizer: str | None,
     max_shard_bytes: int,
 ) -> dict:
-    """Writes a directory that transformers loads; arguments are those of `exchange.convert`."""
+    """Writes a directory that transformers loads.
+
+    Args:
+      tokenizer: as `vocab.load` takes it; None: none is written.
+      others: as of `exchange.convert`.
+    """
     reader = streamed.Reader(source)
     model = _model(reader, model)
     kept = start.kept(source)
@@ -44,11 +49,13 @@ def export(
     most = max(
         set(kinds.values()), key=lambda kind: sum(sizes[n] for n in kinds if kinds[n] == kind)
     )
-    name = tokenizer or start.tokenizer_of(source)
-    files, settings, notes = _tokenizer(name, chosen)
+    files, settings, notes = _tokenizer(tokenizer, chosen)
     huggingface.write(
         target,
-        texts={huggingface.CONFIG: _config(chosen, model, before, str(most), name), **settings},
+        texts={
+            huggingface.CONFIG: _config(chosen, model, before, str(most), tokenizer),
+            **settings,
+        },
         files=files,
         specs={name: (kinds[name], parts[0].shape) for name, parts in groups.items()},
         make=lambda name: weights.cast(weights.export(groups[name], reader.read), kinds[name]),
@@ -161,4 +168,10 @@ def _tokenizer(
         else {"tokenizer_class": "LlamaTokenizer"}
     )
     called = "spiece.model" if is_t5 else "tokenizer.model"
-    return {called: path}, {_SETTINGS: settings}, []
+    notes = []
+    if not vocab.load(name).adds_space:
+        notes.append(
+            "transformers puts a space before every text and this tokenizer does not: encode for "
+            f"it with {called} and the sentencepiece package"
+        )
+    return {called: path}, {_SETTINGS: settings}, notes

@@ -9,8 +9,8 @@ import pytest
 from convert import written
 from oracles import checkpoints
 
-from t5sft import errors
-from t5sft.convert import families, foreign, huggingface
+from t5sft import errors, paths
+from t5sft.convert import describe, families, foreign, huggingface
 from t5sft.train import checkpoint, exchange, start
 
 EACH = pytest.mark.parametrize("name", checkpoints.NAMES)
@@ -172,3 +172,19 @@ def test_nothing_is_left_of_a_conversion_that_failed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(errors.StorageError, match="already there"):
         exchange.convert(source=str(source), target=str(source))
+
+
+def test_the_tokenizer_goes_with_the_weights(tmp_path):
+    """A SentencePiece model under the name that transformers looks for, with the special ids."""
+    model = families.find("t5").model(checkpoints.load("t5").config)
+    checkpoint.save_params(
+        tmp_path / "a", model.init(jax.random.key(0)), {"model": describe.to_json(model)}
+    )
+    name = "tasks/village/vocab.model"
+    told = exchange.convert(source=str(tmp_path / "a"), target=str(tmp_path / "b"), tokenizer=name)
+    content = (tmp_path / "b" / "spiece.model").read_bytes()
+    assert content == paths.find(name).read_bytes()
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert (config["pad_token_id"], config["eos_token_id"]) == (0, 1)
+    assert "puts a space before every text" in told["notes"][0]
+    assert start.tokenizer_of(tmp_path / "b") == str(tmp_path / "b")
