@@ -7,12 +7,13 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
 
 from t5sft import errors
-from t5sft.data import cache, prepare
+from t5sft.data import cache, parts, prepare
 
 TOY = prepare.Data(
     task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16
@@ -118,3 +119,59 @@ def test_a_child_prepares_and_this_process_stays_without_tensorflow(tmp_path):
             np.testing.assert_array_equal(got.tasks[task].columns[column], values)
     finished = [path.name for path in (tmp_path / "prepared").glob("[!.]*")]
     assert finished == [got.digest]
+
+
+def test_what_a_worker_needs_is_without_tensorflow_and_jax():
+    code = """
+        import sys
+        from t5sft.data import parts, prepare, workshop
+        with workshop.Pool(2) as pool:
+            assert pool.submit(abs, -3).result() == 3
+        assert not {"tensorflow", "seqio", "jax", "flax"} & set(sys.modules)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_parts_do_not_depend_on_the_number_of_workers_and_a_worker_dies_with_its_parent(tmp_path):
+    """Without SeqIO, in a process of its own: chunks of texts, made by none, one and three."""
+    code = f"""
+        import os, pathlib, pickle, signal, time
+        from t5sft.data import parts, prepare, reading, workshop
+        data = prepare.Data(task="t", vocabulary="bytes")
+        pids = []
+        for workers in (0, 1, 3):
+            folder = pathlib.Path({str(tmp_path)!r}, str(workers))
+            folder.mkdir()
+            with workshop.Pool(workers) as pool:
+                waiting = []
+                for number in range(6):
+                    texts = [f"{{number}} {{i}}".encode() for i in range(50)]
+                    chunk = reading.Chunk(number, False, {{"inputs": texts, "targets": texts}})
+                    name, payload = parts.name(chunk)
+                    path = str(folder / name)
+                    waiting.append(pool.submit(parts.make, payload, path, "t", data, "decoder"))
+                assert [one.result()["kept"] for one in waiting] == [50] * 6
+        pool = workshop.Pool(2)
+        print(pool.submit(os.getpid).result(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with open(tmp_path / "out", "w+") as out:  # a pipe would be held by an orphan
+        done = subprocess.run(command, stdout=out, timeout=60)
+    assert done.returncode == -9
+    worker = pathlib.Path("/proc", (tmp_path / "out").read_text().strip())
+    until = time.monotonic() + 20
+    while worker.exists() and "zombie" not in (worker / "status").read_text():
+        assert time.monotonic() < until, "the worker outlives its parent"
+        time.sleep(0.1)
+    alone = sorted((tmp_path / "0").iterdir())
+    assert len(alone) == 6
+    for workers in ("1", "3"):
+        for path in alone:
+            made = parts.read(path.parents[1] / workers / path.name)
+            expected = parts.read(path)
+            assert made.counts == expected.counts
+            for key, values in expected.arrays.items():
+                np.testing.assert_array_equal(made.arrays[key], values)
