@@ -122,7 +122,7 @@ class Checkpointer:
         # Copied through JSON: they are written later, and the caller goes on changing its dicts.
         items = {k: ocp.args.JsonSave(json.loads(json.dumps(v))) for k, v in texts.items()}
         trees = {"params": stored.by_name(params), "opt_state": stored.by_name(opt_state)}
-        items |= {k: ocp.args.StandardSave(v) for k, v in trees.items() if v}
+        items |= {k: stored.save_tree(v) for k, v in trees.items() if v}
         self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(trees)))
         try:
             if jax.process_index() == 0 and path.exists():
@@ -302,7 +302,7 @@ def save_params(path, params, run: dict, *, dtype: str | None = None) -> None:
         raise errors.ConfigError(f"dtype is {dtype!r}; save_params; use None or bfloat16")
     params = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype=dtype), stored.by_name(params))
     run = run | {"stored_dtype": dtype} if dtype else run
-    args = stored.Items(params=ocp.args.StandardSave(params), run=ocp.args.JsonSave(run))
+    args = stored.Items(params=stored.save_tree(params), run=ocp.args.JsonSave(run))
     try:
         with contextlib.closing(stored.open_orbax()) as orbax:
             orbax.save(path, args=args)

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from t5sft import errors
 from t5sft.train import manifest
 
+CHUNK_BYTES = 64 << 20  # read, decoded and compressed at once
 _SAVE_SECONDS = 3600  # longest background write before it counts as failed
 
 
@@ -41,6 +42,21 @@ def open_orbax(**handlers) -> ocp.AsyncCheckpointer:
         for name in ("data", "run", "metrics")
     }
     return ocp.AsyncCheckpointer(_SealingHandler(**trees, **texts), timeout_secs=_SAVE_SECONDS)
+
+
+def save_tree(tree) -> ocp.args.StandardSave:
+    """How a tree is saved: large leaves in chunks, stacked layers apart.
+
+    Whatever reads one layer (t5sft convert) would otherwise have to decode all of them at once.
+    """
+
+    def args(path, leaf):
+        if leaf.nbytes <= CHUNK_BYTES:
+            return ocp.SaveArgs()
+        axes = (0,) if "layers" in _keys(path) else ()
+        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=axes)
+
+    return ocp.args.StandardSave(tree, save_args=jax.tree_util.tree_map_with_path(args, tree))
 
 
 def verify(path: epath.Path, advice: str | None) -> None:

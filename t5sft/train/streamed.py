@@ -20,7 +20,6 @@ from t5sft import errors
 from t5sft.train import checkpoint, stored
 
 Index = tuple[int | slice, ...]
-_CHUNK_BYTES = 64 << 20  # read and compressed at once; a host reads whole chunks of its shards
 _KEY = "."  # between the names of a path, in the name of an array (Orbax)
 
 
@@ -72,7 +71,7 @@ def chunk_shape(unit: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
       (1, 4096, 1, 11008)   (1, 2048, 1, 11008)
     """
     chunk = list(unit)
-    while math.prod(chunk) * dtype.itemsize > _CHUNK_BYTES:
+    while math.prod(chunk) * dtype.itemsize > stored.CHUNK_BYTES:
         even = [axis for axis, size in enumerate(chunk) if size % 2 == 0]
         if not even:
             break
@@ -149,6 +148,10 @@ class Reader:
     def read(self, name: tuple[str, ...], index: Index = ()) -> np.ndarray:
         """Returns leaf[index]."""
         return self._stores[name][index or ...].read().result()
+
+    def chunk_shape(self, name: tuple[str, ...]) -> tuple[int, ...]:
+        """Returns the shape of what is decoded at once."""
+        return self._stores[name].chunk_layout.read_chunk.shape
 
     def _open(self, name: tuple[str, ...]) -> ts.TensorStore:
         files = {"driver": "file", "path": f"{self.path / 'params'}/"}

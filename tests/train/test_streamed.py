@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5sft import errors
-from t5sft.train import checkpoint, streamed
+from t5sft.train import checkpoint, stored, streamed
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -134,3 +134,34 @@ def test_never_over_something(tmp_path):
 )
 def test_chunks_of_64_mebibytes(unit, chunk):
     assert streamed.chunk_shape(unit, BFLOAT16) == chunk
+
+
+def test_training_saves_large_leaves_layer_by_layer(tmp_path, monkeypatch):
+    """Reading one layer of a stack, or a part of an embedding, decodes no more than that."""
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 1000)
+    on = jax.make_mesh((2, 4), ("data", "fsdp"))
+    split = jax.sharding.NamedSharding(on, jax.sharding.PartitionSpec(None, "fsdp"))
+    rng = np.random.default_rng(0)
+    values = {
+        "layers": {"wi": rng.normal(size=(3, 8, 2, 40)).astype(np.float32)},
+        "embedding": rng.normal(size=(64, 16)).astype(np.float32),
+        "small": np.ones((4, 8), np.float32),
+    }
+    params = jax.device_put(values, split)
+    checkpointer = checkpoint.Checkpointer(tmp_path)
+    moments = {"mu": params}
+    checkpointer.save(1, params=params, opt_state=moments, position={}, run={})
+    checkpointer.close()
+    reader = streamed.Reader(tmp_path)
+    assert reader.chunk_shape(("layers", "wi"))[0] == 1
+    for name in (("layers", "wi"), ("embedding",)):
+        assert np.prod(reader.chunk_shape(name)) * 4 <= 1000
+    np.testing.assert_array_equal(
+        reader.read(("layers", "wi"), (1, slice(None), 0)), values["layers"]["wi"][1, :, 0]
+    )
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), values)
+    restored = checkpoint.Checkpointer(tmp_path).restore(
+        like_params=like, like_opt_state={"mu": like}
+    )
+    jax.tree.map(np.testing.assert_array_equal, restored.params, values)
+    jax.tree.map(np.testing.assert_array_equal, restored.opt_state["mu"], values)
