@@ -117,7 +117,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=text)
     text = "let gin files import this module too; may be repeated"
     parser.add_argument("--gin_import", action="append", default=[], metavar="MODULE", help=text)
-    for name, (kind, text) in {**_MACRO_FLAGS, **flags}.items():
+    # What takes files as they are needs no run: no data, no steps.
+    shared = {} if set(_POSITIONAL) & set(flags) else _MACRO_FLAGS
+    for name, (kind, text) in {**shared, **flags}.items():
         action = "append" if text.endswith("may be repeated") else "store"
         name = name if name in _POSITIONAL else f"--{name}"
         parser.add_argument(name, type=kind, action=action, help=text)
@@ -197,15 +199,12 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
     macros = {n.upper(): given[n] for n in _MACRO_FLAGS if n in given and n not in own}
     arguments = {name: given[name] for name in own if name in given}
     files = flags.gin_file
-    saved = pathlib.Path(flags.model_dir or "", launch.SAVED_CONFIG)
-    if not files and flags.model_dir and saved.is_file():
+    model_dir = given.get("model_dir")
+    saved = pathlib.Path(model_dir or "", launch.SAVED_CONFIG)
+    if not files and model_dir and saved.is_file():
         files = [str(saved.absolute())]
     elif not files and not arguments:
-        reason = (
-            f"{flags.model_dir} holds no {launch.SAVED_CONFIG}"
-            if flags.model_dir
-            else "command line"
-        )
+        reason = f"{model_dir} holds no {launch.SAVED_CONFIG}" if model_dir else "command line"
         choices = ", ".join(launch.recipes()) or "none found"
         raise ConfigError(
             f"{verb} has no configuration; {reason}; add --gin_file (recipes: {choices})"

@@ -20,7 +20,7 @@ from golden import stream
 from t5sft import errors
 from t5sft.data import mixture, prepare, vocab
 from t5sft.models import t5
-from t5sft.train import checkpoint, metrics, optim, run, state
+from t5sft.train import checkpoint, exchange, metrics, optim, run, start, state
 
 SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
 MODEL = t5.T5(num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.1, **SIZES)
@@ -296,6 +296,20 @@ def test_init_from_begins_with_those_parameters(data, whole, tmp_path):
     assert first < train_lines(whole)[1]["loss"] - 0.5 * (train_lines(whole)[1]["loss"] - last)
     facts = json.loads((tmp_path / "checkpoints" / "1" / "run" / "run.json").read_text())
     assert facts["vocabulary"] == "bytes" and facts["template"] == "plain"
+
+
+def test_begins_with_weights_of_others(data, whole, tmp_path, monkeypatch, capfd):
+    """A run whose weights went through Hugging Face's files goes on as if they had not."""
+    exchange.convert(source=str(whole), target=str(tmp_path / "hf"))
+    train(data, tmp_path / "a", init_from=str(tmp_path / "hf"), steps=1, eval_every=0)
+    assert f"parameters from {tmp_path}/hf" in capfd.readouterr().err
+    train(data, tmp_path / "b", init_from=str(whole), steps=1, eval_every=0)
+    assert train_lines(tmp_path / "a")[1]["loss"] == train_lines(tmp_path / "b")[1]["loss"]
+    assert (tmp_path / "a" / start.KEPT / "config.json").is_file()
+    monkeypatch.setattr(run.step_lib, "build", None)  # nothing is compiled before this is told
+    other = dataclasses.replace(MODEL, norm_epsilon=1e-5)
+    with pytest.raises(errors.CheckpointError, match="norm_epsilon is 1e-06, in the model 1e-05"):
+        train(data, tmp_path / "c", init_from=str(tmp_path / "hf"), model=other)
 
 
 def main(model_dir, cache_dir, kill_at):
