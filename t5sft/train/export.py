@@ -150,12 +150,15 @@ def _tokenizer(
     if name is None:
         return {}, {}, ["no tokenizer is known for these weights: name its directory, --tokenizer"]
     is_t5 = family.makes is t5.T5
-    path = paths.find(name) if name != "bytes" else pathlib.Path("bytes")
     if name == "bytes":
         if not is_t5:
             return {}, {}, ["transformers has no tokenizer of bytes for this family: none written"]
         settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 32}
         return {}, {_SETTINGS: settings}, []
+    try:
+        path = paths.find(name)
+    except FileNotFoundError as error:
+        raise errors.ConfigError(f"{error}; --tokenizer; check the path") from error
     folder = path if path.is_dir() else path.parent
     files = {file.name: file for file in huggingface.companions(folder)}
     files.pop(huggingface.CONFIG, None)

@@ -188,3 +188,7 @@ def test_the_tokenizer_goes_with_the_weights(tmp_path):
     assert (config["pad_token_id"], config["eos_token_id"]) == (0, 1)
     assert "puts a space before every text" in told["notes"][0]
     assert start.tokenizer_of(tmp_path / "b") == str(tmp_path / "b")
+    with pytest.raises(errors.ConfigError, match="no file nowhere.model.*--tokenizer; check"):
+        exchange.convert(
+            source=str(tmp_path / "a"), target=str(tmp_path / "c"), tokenizer="nowhere.model"
+        )

@@ -10,7 +10,7 @@ BENCH = pathlib.Path(__file__).resolve().parents[2] / "scripts/bench/convert.py"
 
 @pytest.mark.slow
 def test_peak_memory_of_a_checkpoint_in_and_out(tmp_path):
-    """2.3 GB in files of 0.5 GB: what would hold it whole needs 2.3 GB, or 4.6 GB in float32."""
+    """1.7 GB in files of 0.5 GB: whoever holds it whole needs 1.7 GB, or 3.5 GB in float32."""
     spec = importlib.util.spec_from_file_location("bench_convert", BENCH)
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
