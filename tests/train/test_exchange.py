@@ -56,7 +56,7 @@ def test_every_dtype_comes_back(tmp_path):
         assert back.read(name).tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("name", ["t5", "llama3", "gemma3"])
+@pytest.mark.parametrize("name", ["llama3", "gemma3"])
 def test_gin_makes_the_model(name, tmp_path):
     from t5sft import launch
 
@@ -72,7 +72,7 @@ def test_gin_makes_the_model(name, tmp_path):
     assert model.dtype == "bfloat16"  # the fixtures' weights are
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_dtype_may_be_asked_for(dtype, tmp_path):
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     fixture = checkpoints.load("qwen2")
@@ -177,9 +177,8 @@ def test_nothing_is_left_of_a_conversion_that_failed(tmp_path):
 def test_the_tokenizer_goes_with_the_weights(tmp_path):
     """A SentencePiece model under the name that transformers looks for, with the special ids."""
     model = families.find("t5").model(checkpoints.load("t5").config)
-    checkpoint.save_params(
-        tmp_path / "a", model.init(jax.random.key(0)), {"model": describe.to_json(model)}
-    )
+    params = checkpoints.params_of(checkpoints.load("t5"), model, "default")
+    checkpoint.save_params(tmp_path / "a", params, {"model": describe.to_json(model)})
     name = "tasks/village/vocab.model"
     told = exchange.convert(source=str(tmp_path / "a"), target=str(tmp_path / "b"), tokenizer=name)
     content = (tmp_path / "b" / "spiece.model").read_bytes()
