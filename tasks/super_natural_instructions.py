@@ -63,9 +63,8 @@ def make(split: str, encoding: natural_instructions.Encoding) -> Iterator[corpor
     index = -1
     for path in paths(split):
         task = path.name.partition(".json")[0]
-        for number, (where, row) in enumerate(
-            itertools.islice(files.read_rows([path]), MAX_INSTANCES)
-        ):
+        rows = files.read_rows([path], **corpora.bad_rows(f"{FOLDER}/{task}-{split}"))
+        for number, (where, row) in enumerate(itertools.islice(rows, MAX_INSTANCES)):
             index += 1
             is_held_out = index % corpora.HELD_OUT_EVERY == corpora.HELD_OUT_EVERY - 1
             if split == "test" or is_held_out == (split == "validation"):

@@ -247,4 +247,6 @@ def stream(
             yield item
     finally:  # on close(): an interpreter that ends kills the thread inside XLA, and aborts
         stop.set()
-        thread.join()
+        # A generator that nobody closed may be collected anywhere, in its own thread as well.
+        if thread is not threading.current_thread():
+            thread.join()

@@ -5,6 +5,8 @@ there. Registering its tasks looks at no file; the first example does.
 """
 
 import pathlib
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +15,9 @@ from t5sft.data import define, files, readers, records, sources
 from t5sft.data.flan import render
 
 HELD_OUT_EVERY = 50
+# What a run does with bad rows. Tasks are registered when their module is imported, without a run's
+# settings: these come by `follow`.
+_BAD_ROWS: dict[str, Any] = {"on_bad_record": "error", "folder": None}
 Made = records.Record | records.Dropped
 Read = Callable[[Mapping[str, Any], str, int], "Made | Iterable[Made]"]
 
@@ -42,18 +47,64 @@ class Corpus(NamedTuple):
 
     def rows(self, split: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Yields (index, where, row) of a split; the index counts all rows of its files."""
-        keep = self.parts[split].keep
-        located = files.read_rows(self.paths(split), header=self.header)
-        for index, (where, row) in enumerate(located):
-            is_held_out = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-            if keep == "all" or is_held_out == (keep == "held_out"):
-                yield index, where, row
+        for index, place, row in self._located(split, self._rejects(split)):
+            if not isinstance(row, files.Bad):
+                yield index, str(place), row
 
     def read(self, split: str, read: Read) -> Iterator[Made]:
         """Yields what `read(row, where, index)` makes of the rows: one record or several."""
-        for index, where, row in self.rows(split):
-            made = read(row, where, index)
-            yield from [made] if isinstance(made, records.Record | records.Dropped) else made
+        rejects = self._rejects(split)
+        for index, place, row in self._located(split, rejects):
+            if isinstance(row, files.Bad):
+                yield records.Dropped(f"bad row: {row.reason}")
+                continue
+            try:
+                made = read(row, str(place), index)
+                if isinstance(made, records.Record | records.Dropped):
+                    made = [made]
+                every = list(made)
+            except errors.DataError as error:
+                if rejects.on_bad_record == "error":
+                    raise
+                rejects.add(place.bad("does not fit the format", str(error), repr(row)))
+                every = [records.Dropped("bad row: does not fit the format")]
+            yield from every
+
+    def _rejects(self, split: str) -> files.Rejects:
+        name = re.sub(r"[^\w.-]+", "_", self.parts[split].pattern)
+        settings = bad_rows(f"{self.folder}/{name}-{split}")
+        return files.Rejects(settings["on_bad_record"], settings["rejected"])
+
+    def _located(self, split: str, rejects: files.Rejects):
+        """Yields (index, place, row or Bad) of a split."""
+        keep, found, num_read = self.parts[split].keep, self.paths(split), 0
+        for index, (place, row) in enumerate(files.locate(found, header=self.header)):
+            is_held_out = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            if keep != "all" and is_held_out != (keep == "held_out"):
+                continue
+            num_read += 1
+            if isinstance(row, files.Bad):
+                rejects.add(row)
+            yield index, place, row
+        rejects.finish(num_read, ", ".join(map(str, found[:3])))
+        if rejects.counts and rejects.path:
+            print(f"{rejects.counts.total()} bad rows are kept in {rejects.path}", file=sys.stderr)
+
+
+def follow(data: Any):
+    """Takes over what `prepare.Data` says of bad rows, for all corpora of this process."""
+    _BAD_ROWS.update(on_bad_record=data.on_bad_record, folder=sources.rejected(data))
+
+
+def bad_rows(name: str) -> dict[str, Any]:
+    """Returns what `files.read_rows` needs to treat bad rows as the run's settings say.
+
+    Args:
+      name: of the rows, for the file that keeps the bad ones.
+    """
+    folder = _BAD_ROWS["folder"]
+    kept = folder and folder / f"{name}.jsonl"
+    return {"on_bad_record": _BAD_ROWS["on_bad_record"], "rejected": kept}
 
 
 def folder(name: str) -> pathlib.Path:

@@ -56,7 +56,7 @@ def packing(
 
     Returns:
       {"sequence_length": "1024,512", "efficiency": share of places that hold tokens (of an
-      encoder-decoder: on its fuller side), "inputs", "targets": of each side, "rows": measured,
+      encoder-decoder: on its fuller side), "inputs", "targets": of each side, "rows": of an epoch,
       "examples_per_row", "too_long": units that do not fit}
     """
     shift = 1 if layout == "decoder" else 0
@@ -96,7 +96,8 @@ def packing(
         if drawn >= sum(len(one) for one in tasks.values()):
             break
     inputs, targets = (filled / (rows * np.asarray(lengths, np.float64))).tolist()
-    out |= {"inputs": inputs if two else 0.0, "targets": targets, "rows": rows}
+    epochs = drawn / sum(len(one) for one in tasks.values())
+    out |= {"inputs": inputs if two else 0.0, "targets": targets, "rows": round(rows / epochs)}
     out |= {"efficiency": max(inputs, targets) if two else targets}
     return out | {"examples_per_row": drawn / rows}
 

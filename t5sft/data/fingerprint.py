@@ -202,6 +202,8 @@ def changed(data: "Data", measured: dict) -> tuple[str, dict | None]:
     for place, entry in zip([*own, *places], [*mine, *others], strict=True):
         now = _now(place, entry, measured["measured_ns"])
         if now is None:
+            if place.is_file() and entry["is_data"] and str(place.absolute()) != entry["path"]:
+                return f"the data was {entry['path']}, is {place}", None
             return f"{place} {'changed' if place.is_file() else 'is gone'}", None
         renewed.append(now)
     for folder, names in measured["folders"].items() if others else ():

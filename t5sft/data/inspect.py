@@ -14,6 +14,7 @@ from t5sft import errors
 from t5sft.data import batches, cache, mixture, page, prepare, templates, vocab
 
 _RED, _GREEN, _GREY, _BOLD, _END = "\033[31m", "\033[32m", "\033[90m", "\033[1m", "\033[0m"
+_TOLD_ROWS = 20_000  # rows to plan, above which someone waits
 
 
 def inspect(
@@ -37,7 +38,8 @@ def inspect(
       task: another task or mixture than the run's.
       num: how many rows; None: three, or the whole batch of a step.
       step: the batch of this train step, counted as the log does: the first is 1. With the run's
-        batch_size, pack, mixing and seed it is the very batch. None: each example once, packed.
+        batch_size, pack, mixing and seed it is the very batch; all rows before it are planned.
+        None: each example once, packed.
       html: a file to write them to as a page.
 
     Returns:
@@ -66,6 +68,9 @@ def inspect(
         every = (row for many in source.once() for row in many if row)
         rows = list(itertools.islice(every, 3 if num is None else max(num, 0)))
     else:
+        if step * batch_size > _TOLD_ROWS:
+            before = f"{(step - 1) * batch_size:,} rows before step {step:,}"
+            print(f"planning the {before}, some seconds for 10,000", file=sys.stderr, flush=True)
         rows = source.batch_rows(source.position(step - 1))[0][:num]
     print(prepare.describe(split, prepared.card), file=sys.stderr)
     in_colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ

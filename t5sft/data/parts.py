@@ -110,7 +110,7 @@ def _of_texts(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
                 whole_made.counts[f"mended: {what}"] = 1
             yield first + i, one.metadata.get("template", ""), whole_made
         else:
-            yield first + i, "", _dropped(one)
+            yield first + i, "", preprocess.dropped(one)
 
 
 def _of_ids(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
@@ -131,7 +131,7 @@ def _of_ids(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
                 raise errors.DataError(
                     f"no token of it learns; {where}; mend the example, or unlearnt='drop'"
                 ) from None
-            yield position, "", _dropped(reason)
+            yield position, "", preprocess.dropped(reason)
             continue
         counts = {
             "kept": 1,
@@ -140,10 +140,6 @@ def _of_ids(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
         }
         cut = {"truncated": 1, f"truncated: {how.too_long}": 1} if was_cut else {}
         yield position, "", preprocess.Made([[fitted]], None, counts | cut)
-
-
-def _dropped(reason: records.Dropped) -> preprocess.Made:
-    return preprocess.Made([], None, {"dropped": 1, f"dropped: {reason}": 1})
 
 
 def from_ids(

@@ -8,6 +8,7 @@ from t5sft.data import records, templates, truncation
 Objective = Literal["instruction", "span_corruption", "language_model"]
 Learn = Literal["targets", "all_assistant", "last_assistant", "everything"]
 Unlearnt = Literal["drop", "error"]
+Candidates = Literal["all", "best"]
 TooLong = truncation.TooLong
 
 
@@ -22,6 +23,8 @@ class Options:
         calls, then words); "everything": all tokens. Of a preference only the candidates' answers
         learn ("everything": all).
       prompt_weight: loss weight of all other tokens of a decoder.
+      candidates: of a preference; see `prepared`. "all": a unit of one example for each, labelled.
+      system: the system prompt of conversations that have none; None: the template's own default.
       encoder_length, decoder_length: S and T, lengths of a row.
       too_long: see `truncation`.
       unlearnt: what happens to a record without a learnt token.
@@ -32,6 +35,8 @@ class Options:
     objective: Objective = "instruction"
     learn: Learn = "all_assistant"
     prompt_weight: float = 0.0
+    candidates: Candidates = "all"
+    system: str | None = None
     encoder_length: int = 512
     decoder_length: int = 512
     too_long: TooLong = "drop"
@@ -74,6 +79,30 @@ def weigh(record: records.Record, options: Options, first: int = 0) -> list[temp
             learns = learns and i > last_user
         out.append(templates.Weights(message.weight if learns else rest, rest))
     return out
+
+
+def prepared(record: records.Record, options: Options) -> records.Record:
+    """Gives a conversation the system prompt it lacks, and chooses among candidates.
+
+    With `candidates="best"` the one of the highest label stays (the first of several), to be
+    learnt like any answer: what supervised fine-tuning can make of preferences.
+
+    Raises:
+      Dropped: of an unpaired label the only answer is an unwanted one.
+    """
+    if options.candidates == "best" and record.candidates:
+        best = max(record.candidates, key=lambda one: one.label)
+        if len(record.candidates) == 1 and best.label <= 0:
+            raise records.Dropped("unwanted answer")
+        record = record._replace(candidates=(best,))
+    return with_system(record, options.system)
+
+
+def with_system(record: records.Record, system: str | None) -> records.Record:
+    """Puts a system prompt before a conversation that has none."""
+    if not system or any(message.role in ("system", "text") for message in record.messages):
+        return record
+    return record._replace(messages=(records.Message("system", system), *record.messages))
 
 
 def units(record: records.Record, options: Options) -> list[list[Ask]]:

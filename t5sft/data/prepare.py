@@ -50,6 +50,8 @@ class Data:
       template: a name in `templates.TEMPLATES`.
       objective: how a record becomes tokens.
       learn: which tokens of a decoder's conversation learn; prompt_weight: loss weight of the rest.
+      candidates: "all" answers of a preference, with their labels, or the "best", without.
+      system: the system prompt of conversations without one; None: the template's own default.
       encoder_length: S, row length of the encoder (encoder-decoder only).
       decoder_length: T, row length of the decoder.
       too_long: what happens to an example longer than a row.
@@ -70,6 +72,8 @@ class Data:
     objective: preprocess.Objective = "instruction"
     learn: preprocess.Learn = "all_assistant"
     prompt_weight: float = 0.0
+    candidates: preprocess.Candidates = "all"
+    system: str | None = None
     encoder_length: int = 512
     decoder_length: int = 512
     too_long: preprocess.TooLong = "drop"
@@ -84,6 +88,7 @@ class Data:
         for field, allowed in (
             ("objective", preprocess.Objective),
             ("learn", preprocess.Learn),
+            ("candidates", preprocess.Candidates),
             ("too_long", preprocess.TooLong),
             ("on_bad_record", files_lib.OnBadRecord),
             ("unlearnt", preprocess.Unlearnt),
@@ -123,7 +128,8 @@ class Preparation:
                 print(f"preparing {data.task}, {split}: {why}", file=sys.stderr, flush=True)
         if None in self._directories:
             if data.objective == "instruction":  # in seconds, not after TensorFlow's ten
-                preprocess.check(templates.get(data.template), vocab.load(data.vocabulary))
+                template = templates.get(data.template)
+                preprocess.check(template, vocab.load(data.vocabulary), data.system)
             request = {"data": dataclasses.asdict(data), "layout": layout, "splits": list(splits)}
             self._child = subprocess.Popen(
                 [
@@ -213,6 +219,9 @@ def register(data: Data):
 
     A directory given as `data` becomes $T5SFT_DATA of this process.
     """
+    from t5sft.data import corpora
+
+    corpora.follow(data)
     if data.data is not None and pathlib.Path(data.data).expanduser().is_dir():
         os.environ["T5SFT_DATA"] = str(pathlib.Path(data.data).expanduser().absolute())
     for name in data.modules:

@@ -13,10 +13,24 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.data import denoising, policies, records, templates, tokens, truncation, vocab
-from t5sft.data.policies import Ask, Learn, Objective, Options, TooLong, Unlearnt, weigh
+from t5sft.data.policies import (
+    Ask,
+    Candidates,
+    Learn,
+    Objective,
+    Options,
+    TooLong,
+    Unlearnt,
+    weigh,
+)
 from t5sft.data.tokens import EMPTY, Example, Tokens
 
-__all__ = ["Objective", "TooLong", "Unlearnt"]  # for those who have this module's names
+__all__ = [
+    "Candidates",
+    "Objective",
+    "TooLong",
+    "Unlearnt",
+]  # for those who have this module's names
 
 tokenize, end_ids, check = tokens.tokenize, tokens.end_ids, tokens.check
 language_model, span_corruption = denoising.language_model, denoising.span_corruption
@@ -41,7 +55,7 @@ def examples(
 
     A conversation is one unit of one example; with `too_long="split_turns"` several units; an
     encoder-decoder makes one of every learnt answer. A record with candidates is one unit of one
-    example for each, with their labels.
+    example for each, with their labels; or of the best one, see `policies.prepared`.
 
     Raises:
       DataError: policy "error", or a template that cannot write the record; it names the record.
@@ -58,16 +72,33 @@ def batch(
     """Turns records into examples as `examples` does, in half the time for a hundred or more."""
     if options.objective != "instruction":
         return [_finish_plain(row, vocabulary, options) for row in rows]
-    asked = [policies.units(row, options) for row in rows]
+    rows = [_prepared(row, options) for row in rows]
+    asked = [
+        [] if isinstance(row, records.Dropped) else policies.units(row, options) for row in rows
+    ]
     flat = [one for units in asked for unit in units for one in unit]
     made = iter(_make(flat, vocabulary, template, options.layout))
     maker = functools.partial(
         _make, vocabulary=vocabulary, template=template, layout=options.layout
     )
     return [
-        _finish(row, [(unit, [next(made) for _ in unit]) for unit in units], maker, options)
+        dropped(row)
+        if isinstance(row, records.Dropped)
+        else _finish(row, [(unit, [next(made) for _ in unit]) for unit in units], maker, options)
         for row, units in zip(rows, asked, strict=True)
     ]
+
+
+def dropped(reason: records.Dropped) -> Made:
+    """Returns what became of a record that is left out whole."""
+    return Made([], None, {"dropped": 1, f"dropped: {reason}": 1})
+
+
+def _prepared(record: records.Record, options: Options) -> records.Record | records.Dropped:
+    try:
+        return policies.prepared(record, options)
+    except records.Dropped as reason:
+        return reason
 
 
 def instruction(
@@ -96,9 +127,14 @@ def prompt(
     template: templates.AnyTemplate,
     *,
     layout: str,
+    system: str | None = None,
 ) -> list[int]:
-    """Returns what the model is given to answer: `instruction` up to its last answer."""
-    pieces = templates.render_prompt(record, template)
+    """Returns what the model is given to answer: `instruction` up to its last answer.
+
+    Args:
+      system: the system prompt of a conversation without one.
+    """
+    pieces = templates.render_prompt(policies.with_system(record, system), template)
     return _with_border(pieces, layout, template, vocabulary).ids
 
 
@@ -153,7 +189,7 @@ def _finish_plain(record: records.Record, vocabulary: vocab.Vocabulary, options:
                 record, vocabulary, noise_density=options.noise_density, seed=options.seed
             )
     except records.Dropped as reason:
-        return Made([], None, {"dropped": 1, f"dropped: {reason}": 1})
+        return dropped(reason)
     return _finish(record, [([Ask(record, [])], [made])], None, options)
 
 
@@ -234,7 +270,9 @@ def _counted(
             counts["tokens"] += len(one.inputs.ids) + len(one.targets.ids)
     if kept:
         counts["learnt_tokens"] = int(sum(learnt))
-    labels = [one.label for one in record.candidates] if record.candidates else None
+    labels = [one.label for one in record.candidates] or None
+    if options.candidates == "best":
+        labels = None
     return Made(kept, labels if kept else None, dict(counts))
 
 

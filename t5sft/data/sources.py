@@ -263,14 +263,19 @@ def from_data(data: Any, format: str | None = None):
     Args:
       format: of a task that has its own.
     """
-    root = data.cache_dir or os.environ.get("T5SFT_CACHE")
-    if not root:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "t5sft"
     name = hashlib.sha256(os.path.abspath(data.data).encode()).hexdigest()[:8]
     return from_files(
         by_name(data.data),
         format=data.format or format,
         columns=data.columns,
         on_bad_record=data.on_bad_record,
-        rejected=pathlib.Path(root).expanduser() / "rejected" / f"{data.task}-{name}",
+        rejected=rejected(data) / f"{data.task}-{name}",
     )
+
+
+def rejected(data: Any) -> pathlib.Path:
+    """Returns the folder that keeps the bad rows of a run: beside its cache."""
+    root = data.cache_dir or os.environ.get("T5SFT_CACHE")
+    if not root:
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "t5sft"
+    return pathlib.Path(root).expanduser() / "rejected"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5sft import errors
-from t5sft.data import templates, vocab
+from t5sft.data import records, templates, vocab
 
 ROLE = {name: i for i, name in enumerate(templates.ROLES)}
 
@@ -177,15 +177,20 @@ def end_ids(template: templates.AnyTemplate, vocabulary: vocab.Vocabulary) -> tu
     return tuple(dict.fromkeys([token, *vocabulary.eos_ids]))
 
 
-def check(template: templates.AnyTemplate, vocabulary: vocab.Vocabulary):
+def check(template: templates.AnyTemplate, vocabulary: vocab.Vocabulary, system: str | None = None):
     """Finds out, before any record is read, whether a vocabulary can write a template.
 
     Raises:
-      DataError: it lacks a control token; or the chat template cannot be learnt from.
+      DataError: it lacks a control token; or the chat template cannot be learnt from, or cannot
+        write the system prompt.
     """
     end_ids(template, vocabulary)
     for name in getattr(template, "controls", ()):
         control_id(templates.Piece(name, "control", 0.0, is_control=True), vocabulary)
+    if system:
+        roles = {"system": system, "user": "a", "assistant": "b"}
+        messages = tuple(records.Message(role, text) for role, text in roles.items())
+        templates.render(records.Record(messages, "Data.system", 0), template)
 
 
 def _mixed(text: str, run: Sequence[templates.Piece], vocabulary: vocab.Vocabulary):

@@ -45,7 +45,9 @@ def questions(
                 continue
             if num_examples is not None and len(found.prompts) >= num_examples:
                 break
-            found.prompts.append(preprocess.prompt(record, vocabulary, template, layout=layout))
+            system = {"system": data.system}
+            prompt = preprocess.prompt(record, vocabulary, template, layout=layout, **system)
+            found.prompts.append(prompt)
             found.texts.append(record.messages[-2].content)
             found.answers.append(record.messages[-1].content)
         if not found.prompts:

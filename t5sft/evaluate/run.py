@@ -124,7 +124,9 @@ def generate(
     mesh = mesh if mesh is not None else mesh_lib.make_mesh()
     params = start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)
     asked = [
-        preprocess.prompt(_question(row, i), vocabulary, template, layout=model.layout)
+        preprocess.prompt(
+            _question(row, i), vocabulary, template, layout=model.layout, system=data.system
+        )
         for i, row in enumerate(rows)
     ]
     answers = decode.generate(

@@ -149,6 +149,7 @@ def _batches(splits, data, model, vocabulary, **options) -> list[batches_lib.Bat
     """Opens the prepared splits, and says what is in them; "train" may be streamed."""
     for name, split in zip(SPLITS[data.streaming :], splits, strict=True):
         _say(prepare.describe(name, split.card))
+        _refuse_labels(name, split)
     options |= {"layout": model.layout, "start_id": vocabulary.pad_id}
     lengths = {"encoder_length": data.encoder_length, "decoder_length": data.decoder_length}
     if not data.streaming:
@@ -156,6 +157,17 @@ def _batches(splits, data, model, vocabulary, **options) -> list[batches_lib.Bat
     _say("train: streamed; to resume, the pipeline is read again from its start")
     held_out = batches_lib.Batches(splits[0], **lengths, **options | {"mixing": None})
     return [stream_lib.Streamed(data, split=SPLITS[0], **options), held_out]
+
+
+def _refuse_labels(name: str, split):
+    """Refuses preferences: no objective here reads labels, so rejected answers would be learnt."""
+    labelled = [task for task, examples in split.tasks.items() if examples.labels is not None]
+    if labelled:
+        raise errors.ConfigError(
+            f"task {labelled[0]!r} holds answers with labels, {name}: the rejected ones would be "
+            "learnt, too; Data.candidates; set it to 'best' to learn the best answer of each "
+            "(--gin.CANDIDATES='\"best\"')"
+        )
 
 
 def _summary(hooks, now, seconds: float, splits, directory) -> dict:

@@ -1,8 +1,11 @@
 """Batches are a function of (data, seed, step): mixture, packing, converters, hosts."""
 
 import collections
+import gc
 import itertools
 import json
+import sys
+import threading
 import time
 
 import jax
@@ -119,6 +122,37 @@ def test_stream_goes_on_from_any_position_and_passes_errors_on(tmp_path):
     made.convert = lambda rows: 1 / 0
     with pytest.raises(ZeroDivisionError):
         next(batches.stream(made, batches.Position(), shardings))
+
+
+def test_a_stream_may_be_collected_by_its_own_thread(tmp_path, monkeypatch):
+    """Garbage of a failed run is collected in whatever thread allocates: it joined itself."""
+    made = source(split(tmp_path))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = {name: sharding for name in made.shapes()}
+    is_garbage, done, unraisable = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    batch_rows = made.batch_rows
+
+    def collecting(position):
+        if position.row:
+            is_garbage.wait()
+            gc.collect()
+            done.set()
+        return batch_rows(position)
+
+    made.batch_rows = collecting
+    stream = batches.stream(made, batches.Position(), shardings)
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        del stream, cycle
+        is_garbage.set()
+        assert done.wait(timeout=60)
+    finally:
+        gc.enable()
+    assert not unraisable
 
 
 def test_counts_are_those_of_the_arrays(tmp_path):

@@ -45,6 +45,8 @@ def name(data, layout="encoder_decoder", split="train"):
         {"objective": "span_corruption"},
         {"learn": "everything"},
         {"prompt_weight": 0.1},
+        {"candidates": "best"},
+        {"system": "Be brief."},
         {"too_long": "cut_prompt"},
         {"unlearnt": "error"},
         {"format": "alpaca"},

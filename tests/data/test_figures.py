@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from t5sft import errors
-from t5sft.data import cache, data_card, figures, page, prepare, preprocess, templates, vocab
+from t5sft.data import (
+    cache,
+    data_card,
+    figures,
+    page,
+    prepare,
+    preprocess,
+    summary,
+    templates,
+    vocab,
+)
 
 USER, ASSISTANT = (templates.ROLES.index(role) for role in ("user", "assistant"))
 
@@ -39,6 +49,18 @@ def test_packing_counts_the_fuller_side_and_what_fits_no_row():
     assert got["efficiency"] == got["inputs"] == 1 and got["targets"] == 2 / 8
     got = figures.packing(split([(9, 1)]), "encoder_decoder", (8, 8), seed=0)
     assert (got["too_long"], got["efficiency"], got["rows"]) == (1, 0, 0)
+
+
+def test_splits_weigh_in_the_packing_by_the_rows_of_their_epochs():
+    """A block of draws holds a split of four examples thousands of times."""
+    parts = [
+        figures.packing(split([(0, length)] * number), "decoder", (1, 8), seed=0)
+        for number, length in ((400, 5), (4, 7))
+    ]
+    assert [part["rows"] for part in parts] == [200, 4]
+    together = summary._together(parts)
+    assert together["rows"] == 204
+    assert together["efficiency"] == pytest.approx((400 * 4 + 4 * 6) / (204 * 8))
 
 
 def test_packing_keeps_units_together():

@@ -140,6 +140,10 @@ def test_data_that_was_touched_or_moved_is_read_again_once_and_then_known(data, 
             assert sum(p.suffix == ".json" for p in count) == expected
     pathlib.Path(moved).write_text("[]")
     assert why(there) == f"{moved} changed"
+    other = pathlib.Path(data.data + ".other.json")
+    other.write_text("[ ]")
+    reason = f"the data was {moved}, is {other}"
+    assert why(dataclasses.replace(data, data=str(other))) == reason
 
 
 def test_files_that_the_source_lists_are_watched(data, tmp_path, monkeypatch):

@@ -276,6 +276,35 @@ def test_refuses_what_it_cannot_mask(made, source, why):
         templates.render(conversation("hello", "good bye"), made(source))
 
 
+def test_refuses_a_template_that_writes_no_tools_calls_or_thinking(made):
+    """ChatML without them wrote an answer of nothing, which was learnt."""
+    plain = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    answer = records.Message("assistant", "sunny")
+    call = records.ToolCall("weather", '{"city": "Bern"}')
+    asked = (
+        records.Message("user", "weather?"),
+        records.Message("assistant", "", tool_calls=(call,)),
+        records.Message("tool", "sun"),
+        answer,
+    )
+    tools = json.dumps([{"type": "function", "function": {"name": "clock"}}])
+    for record, why in (
+        (records.Record(asked, "test", 0), "leaves out the tool calls of answer 1"),
+        (conversation("a", "b", tools=tools), "leaves out the tools"),
+        (
+            records.Record((asked[0], answer._replace(thinking="hm")), "test", 0),
+            "leaves out what the last answer thinks",
+        ),
+    ):
+        with pytest.raises(errors.DataError, match=why):
+            templates.render(record, made(plain))
+    written = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}" + plain
+    assert templates.render(conversation("a", "b", tools=tools), made(written))
+
+
 @pytest.mark.parametrize(
     "source, why",
     [

@@ -210,6 +210,10 @@ def test_tools_are_written_or_refused(name):
     assert counts[0] == counts[1]
     with pytest.raises(errors.DataError, match="tool"):
         templates.render(record, templates.get("vicuna"))
+    roles = ("system", "user", "assistant")
+    plain = records.Record(tuple(records.Message(role, "a") for role in roles), "corpus", 7)
+    with pytest.raises(errors.DataError, match=r"'lines' cannot write a 'system' turn; corpus\[7"):
+        templates.render(plain, templates.get("lines"))
     broken = record._replace(tools="[{")
     with pytest.raises(errors.DataError, match=r"tools is not JSON.*test\[0\]"):
         templates.render(broken, template)

@@ -148,6 +148,10 @@ def _of_config(path: pathlib.Path) -> str | None:
     return template
 
 
+def _is_plain(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+
+
 class _Reading:
     """One conversation, rendered and taken apart."""
 
@@ -184,6 +188,7 @@ class _Reading:
         found = self.locate(plain["text"])
         fragments = found.fragments(self.template.names, len(messages))
         starts = self.starts(found, answers, prompts)
+        self.check_tools(found.text, answers, starts)
         spans = self.spans(found, fragments, answers, starts)
         return self.cut(found, fragments, starts, spans)
 
@@ -203,8 +208,28 @@ class _Reading:
             if missing:
                 role = self.messages[missing[0]].role
                 raise self.refuse(f"leaves out message {missing[0]} ({role})")
+            last = 2 * count - 1  # the thinking of earlier answers may be left out
+            if last in marks.words and last not in found.regions:
+                raise self.refuse("leaves out what the last answer thinks")
             return found
         raise self.refuse(f"{why}, so what is learnt cannot be told")
+
+    def check_tools(self, text: str, answers: list[int], starts: dict[int, int]):
+        """Refuses a template that writes no tools, or an answer without its calls.
+
+        It would teach an answer of nothing. Names of letters are looked for: JSON may write others
+        in several ways.
+        """
+        tools = pieces.read_json(self.record.tools, "tools", self.where)
+        shapes = [tool.get("function", tool) for tool in tools if isinstance(tool, dict)]
+        names = [str(shape.get("name", "")) for shape in shapes if isinstance(shape, dict)]
+        if any(name not in text for name in names if _is_plain(name)):
+            raise self.refuse("leaves out the tools")
+        for i, following in zip(answers, [*answers[1:], None], strict=True):
+            written = text[starts[i] : None if following is None else starts[following]]
+            calls = self.messages[i].tool_calls
+            if any(call.name not in written for call in calls if _is_plain(call.name)):
+                raise self.refuse(f"leaves out the tool calls of answer {i}")
 
     def starts(self, found: marking.Found, answers, prompts) -> dict[int, int]:
         """Returns where each answer begins: at the end of its prompt."""

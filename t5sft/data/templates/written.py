@@ -1,11 +1,13 @@
 """Written templates: how each role's turn is written, as data, and the one renderer of them all."""
 
+import contextlib
 import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from t5sft import errors
 from t5sft.data import records
 from t5sft.data.templates import pieces, writer
 from t5sft.data.templates.pieces import Piece, Weights
@@ -113,8 +115,9 @@ class Template:
         weights = weights or pieces.default_weights(record)
         if not record.tools and all(map(_is_plain, record.messages)):
             shape = tuple((m.role, bool(m.context)) for m in record.messages)
-            mould = _mould(self, shape, tuple(weights))
-            return [_cast(part, record.messages) for part in mould]
+            with contextlib.suppress(errors.DataError):  # raised below, of this very record
+                mould = _mould(self, shape, tuple(weights))
+                return [_cast(part, record.messages) for part in mould]
         return list(writer.Writer(self, record, weights).pieces())
 
     def render_prompt(self, record: records.Record) -> list[Piece]:
