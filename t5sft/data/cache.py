@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shutil
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -140,8 +141,8 @@ def read_split(directory: pathlib.Path) -> Split:
 
 
 def folder(task: str) -> str:
-    """Returns the name of a task's directory within a split."""
-    return task.replace(":", "_").replace("/", "_")
+    """Returns the name of a task's directory within a split: another one for every task."""
+    return urllib.parse.quote(task, safe="")
 
 
 def _load(path: pathlib.Path) -> np.ndarray:

@@ -147,8 +147,25 @@ def _measured(path: pathlib.Path) -> dict[str, Any]:
 
 
 def content(measured: Mapping) -> str:
-    """Returns eight hexadecimal digits that stand for the bytes of all source files."""
-    return short([entry["sha256"] for entry in measured["files"]])[:8]
+    """Returns eight hexadecimal digits that stand for the bytes of all source files.
+
+    Of several files the names count, too: they tell which split a file is.
+    """
+    entries = measured["files"]
+    names = _relative(entries) if len(entries) > 1 else []
+    return short([entry["sha256"] for entry in entries] + names)[:8]
+
+
+def _relative(entries: Iterable[Mapping]) -> list[str]:
+    """Returns the names of files, wherever the folder that holds them lies."""
+    own = [entry["path"] for entry in entries if entry["is_data"]]
+    top = os.path.commonpath([os.path.dirname(path) for path in own]) if own else ""
+    return [
+        os.path.relpath(entry["path"], top)
+        if entry["is_data"]
+        else entry["path"].removeprefix(_ROOT)
+        for entry in entries
+    ]
 
 
 def _names(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
@@ -192,12 +209,18 @@ def changed(data: "Data", measured: dict) -> tuple[str, dict | None]:
     """
     mine = [entry for entry in measured["files"] if entry["is_data"]]
     others = [entry for entry in measured["files"] if not entry["is_data"]]
-    own = _own_files(data) if mine or not others else []
+    # Files listed by the source stand for a folder given as data, and for no other data.
+    own = [] if not mine and others and _is_folder(data.data) else _own_files(data)
+    if not mine and own:
+        return f"the data was {others[0]['path'] if others else 'none'}, is {data.data}", None
     if len(own) != len(mine):
         return f"{data.data} has {len(own)} files, had {len(mine)}", None
     places = [_located(data, entry["path"]) for entry in others]
     if not any(place.is_file() for place in places) and not _is_folder(data.data):
         others, places = [], []
+    places_now = [{"is_data": True, "path": str(path.absolute())} for path in own]
+    if len(own) > 1 and _relative(places_now) != _relative(mine):
+        return f"the names of the files of {data.data} changed", None
     renewed = []
     for place, entry in zip([*own, *places], [*mine, *others], strict=True):
         now = _now(place, entry, measured["measured_ns"])

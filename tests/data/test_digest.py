@@ -2,32 +2,17 @@
 
 import dataclasses
 import importlib
-import json
 import pathlib
 import shutil
 import zlib
 
 import pytest
+from toy_data import write_rows
 
 from t5sft import errors
 from t5sft.data import prepare
 
 VILLAGE = "tasks/village/vocab.model"
-TOY = prepare.Data(
-    task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16
-)
-
-
-def write_rows(path, rows):
-    path.write_text(json.dumps([{"inputs": a, "targets": b} for a, b in rows]))
-    return str(path)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Settings over a file of one's own."""
-    file = write_rows(tmp_path / "rows.json", [("ask", "answer")])
-    return dataclasses.replace(TOY, task="toy_file", data=file, cache_dir=str(tmp_path / "cache"))
 
 
 def name(data, layout="encoder_decoder", split="train"):

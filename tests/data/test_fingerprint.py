@@ -185,6 +185,36 @@ def test_a_directory_given_as_data_is_where_listed_files_are(data, tmp_path):
     assert "a.tsv is gone" in why(there) and not why(here)
 
 
+def test_what_was_made_of_a_directory_is_not_taken_for_other_data(data, tmp_path, monkeypatch):
+    """The listed files seemed to be gone, which is no change: a glob got the directory's tokens."""
+    monkeypatch.setenv("T5SFT_DATA", str(tmp_path / "nothing"))
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "a.json").write_text("[]")
+    folder = dataclasses.replace(data, data=str(tmp_path / "many"))
+    publish(folder, [str(tmp_path / "many" / "a.json")])
+    assert not why(folder)
+    assert why(data) == f"the data was $T5SFT_DATA/a.json, is {data.data}"
+    assert why(dataclasses.replace(data, data=str(tmp_path / "*.json"))).startswith("the data was")
+
+
+def test_names_of_several_files_count(data, tmp_path):
+    """Names tell splits: a.json and b.json are all "train", train.json and test.json are not."""
+    (tmp_path / "many").mkdir()
+    for name in ("a.json", "b.json"):
+        (tmp_path / "many" / name).write_text(f'["{name}"]')
+        os.utime(tmp_path / "many" / name, (DAY, DAY))
+    data = dataclasses.replace(data, data=str(tmp_path / "many" / "*.json"))
+    before = publish(data)
+    assert not why(data)
+    shutil.move(tmp_path / "many", tmp_path / "moved")
+    moved = dataclasses.replace(data, data=str(tmp_path / "moved" / "*.json"))
+    assert not why(moved)
+    (tmp_path / "moved" / "b.json").rename(tmp_path / "moved" / "test.json")
+    (tmp_path / "moved" / "a.json").rename(tmp_path / "moved" / "dev.json")
+    assert why(moved) == f"the names of the files of {moved.data} changed"
+    assert publish(moved) != before
+
+
 def test_all_files_of_a_directory_that_no_source_lists_are_watched(data, tmp_path):
     (tmp_path / "many").mkdir()
     (tmp_path / "many" / "a.json").write_text("[]")

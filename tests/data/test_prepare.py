@@ -9,25 +9,10 @@ import subprocess
 import types
 
 import pytest
+from toy_data import TOY, write_rows
 
 from t5sft import errors
 from t5sft.data import cache, parts, prepare, workshop
-
-TOY = prepare.Data(
-    task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16
-)
-
-
-def write_rows(path, rows):
-    path.write_text(json.dumps([{"inputs": a, "targets": b} for a, b in rows]))
-    return str(path)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Settings over a file of one's own."""
-    file = write_rows(tmp_path / "rows.json", [("ask", "answer")])
-    return dataclasses.replace(TOY, task="toy_file", data=file, cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +22,13 @@ def toy(tmp_path_factory):
     for split in ("train", "validation"):
         prepare.prepare_split(data, "encoder_decoder", split)
     return data
+
+
+def test_tasks_of_like_names_have_directories_of_their_own():
+    """glue:cola and glue_cola, both names of SeqIO tasks, shared one."""
+    names = ["glue:cola", "glue_cola", "glue/cola", "glue.cola"]
+    assert len({cache.folder(name) for name in names}) == 4
+    assert all("/" not in cache.folder(name) for name in names)
 
 
 def test_prepared_data_are_read_without_a_child(toy, monkeypatch):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import pathlib
 import subprocess
 import sys
@@ -11,25 +10,10 @@ import time
 
 import numpy as np
 import pytest
+from toy_data import TOY
 
 from t5sft import errors
 from t5sft.data import cache, parts, prepare
-
-TOY = prepare.Data(
-    task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16
-)
-
-
-def write_rows(path, rows):
-    path.write_text(json.dumps([{"inputs": a, "targets": b} for a, b in rows]))
-    return str(path)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Settings over a file of one's own."""
-    file = write_rows(tmp_path / "rows.json", [("ask", "answer")])
-    return dataclasses.replace(TOY, task="toy_file", data=file, cache_dir=str(tmp_path / "cache"))
 
 
 def child(data, tmp_path, monkeypatch, source):

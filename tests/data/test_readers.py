@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from t5sft import errors
 from t5sft.data import readers, records
+from t5sft.data.readers import conversations
 from t5sft.data.records import Candidate, Dropped, Message, Record, ToolCall
 
 
@@ -480,3 +481,10 @@ def test_a_result_is_named_by_any_earlier_call():
     turns = [USER, call("f"), {**result}, call("g"), {**result}, ASSISTANT]
     found = readers.read({"messages": turns}, where="x:1").messages
     assert [one.name for one in found if one.role == "tool"] == ["f", "f"]
+
+
+def test_joined_turns_keep_what_they_refer_to():
+    """The context of the second of two turns was lost."""
+    turns = [Message("user", "a", "b"), Message("user", "c", "d"), Message("assistant", "e")]
+    (joined, _), mended = conversations.tidy(turns)
+    assert (joined.content, joined.context, mended) == ("a\n\nb\n\nc", "d", ["turns joined"])

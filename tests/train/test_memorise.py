@@ -2,6 +2,7 @@
 
 import pytest
 from golden import stream
+from oracles import vocabularies
 
 from t5sft.data import converters, preprocess, records, templates, vocab
 from t5sft.generate import decode
@@ -15,14 +16,24 @@ MODELS = [
     t5.T5(num_encoder_layers=1, num_decoder_layers=1, **SIZES),
     decoder.Decoder(num_layers=2, num_kv_heads=1, **SIZES),
 ]
-LENGTHS = {"encoder_length": 24, "decoder_length": 32}
+CHATML = decoder.Decoder(num_layers=2, num_kv_heads=1, **SIZES | {"vocab_size": 420})
+LENGTHS = {"encoder_length": 24, "decoder_length": 64}
 QUESTIONS = ["red", "a cat", "7", "why?", "Mara", "two words", "ä", "end"]
 ANSWERS = ["blue", "a dog runs", "eight", "b", "sells the cup", "one", "öö", "end."]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.layout)
-def test_memorised_answers_come_back_and_stop_by_themselves(model):
-    vocabulary, template = vocab.load("bytes"), templates.get("lines")
+@pytest.mark.parametrize(
+    "model, name",
+    [(MODELS[0], "lines"), (MODELS[1], "lines"), (CHATML, "chatml")],
+    ids=["encoder_decoder", "decoder", "chatml"],
+)
+def test_memorised_answers_come_back_and_stop_by_themselves(model, name):
+    """Of ChatML the end of turn stops an answer, which is not the vocabulary's end of text."""
+    is_chatml = name == "chatml"
+    vocabulary = vocabularies.byte_pairs() if is_chatml else vocab.load("bytes")
+    template = templates.get(name)
+    ends = preprocess.end_ids(template, vocabulary)
+    assert is_chatml == (ends[0] != vocabulary.eos_id)
     asked = [
         records.Record((records.Message("user", q), records.Message("assistant", a)))
         for q, a in zip(QUESTIONS, ANSWERS, strict=True)
@@ -56,7 +67,7 @@ def test_memorised_answers_come_back_and_stop_by_themselves(model):
         now.params,
         [preprocess.prompt(r, vocabulary, template, layout=layout) for r in asked],
         max_new_tokens=24,
-        eos_id=vocabulary.eos_id,
+        eos_id=ends,
         start_id=vocabulary.pad_id,
     )
     assert [vocabulary.decode(one.tokens) for one in answers] == ANSWERS

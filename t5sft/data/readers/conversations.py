@@ -243,8 +243,10 @@ def _join(first: Message, second: Message) -> Message:
         raise Dropped("turns in a row with two weights")
     if first.tool_calls and (second.content or second.thinking):
         raise Dropped("answer after a call without result")
+    texts = (first.content, first.context, second.content)
     return first._replace(
-        content="\n\n".join(text for text in (first.content, second.content) if text),
+        content="\n\n".join(text for text in texts if text),
+        context=second.context,
         thinking="\n\n".join(text for text in (first.thinking, second.thinking) if text),
         tool_calls=first.tool_calls + second.tool_calls,
     )
