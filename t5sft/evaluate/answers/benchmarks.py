@@ -1,0 +1,224 @@
+"""The tasks whose answers are scored by name: their questions and their metrics."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from t5sft import errors
+from t5sft.data import files
+from t5sft.evaluate.answers import extraction, ifeval, statistics, text
+
+Question = Mapping[str, Any]
+Rows = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+class Benchmark(NamedTuple):
+    """A task that can be scored without a model."""
+
+    prompt: str  # the field of a question that asks
+    load: Callable[[str | None, Rows], list[dict]]  # --data and the answers -> questions
+    score: Callable[[Sequence[Question], Sequence[str], str | None], statistics.Scores]
+    extractions: tuple[str, ...] = ()  # the names of its rules
+
+
+def get(name: str) -> Benchmark:
+    """Returns a benchmark by its name.
+
+    Raises:
+      ConfigError: no such task.
+    """
+    if name.startswith("bbh_") and name[4:] in extraction.BBH_TASKS:
+        return _bbh(name[4:])
+    if name not in _BENCHMARKS:
+        known = [*_BENCHMARKS, *(f"bbh_{task}" for task in extraction.BBH_TASKS)]
+        raise errors.ConfigError(
+            f"no benchmark {name!r}{errors.suggest(name, known)}; --task; use "
+            f"{', '.join(_BENCHMARKS)} or bbh_NAME (bbh_navigate, ...)"
+        )
+    return _BENCHMARKS[name]
+
+
+@contextlib.contextmanager
+def _corpora_in(folder: str | None) -> Iterator[None]:
+    before = os.environ.get("T5SFT_DATA")
+    if folder is not None:
+        os.environ["T5SFT_DATA"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("T5SFT_DATA", None)
+        else:
+            os.environ["T5SFT_DATA"] = before
+
+
+def _published(corpus: str, file: str, how_to_get: str, *fields: str):
+    """Questions from a corpus's file: that of T5SFT_DATA, of a folder in its place, or given."""
+
+    def load(data: str | None, rows: Rows) -> list[dict]:
+        path = pathlib.Path(data).expanduser() if data else None
+        if path is not None and path.is_file():
+            found = [path]
+        else:
+            with _corpora_in(str(path) if path else None):
+                found = files.find(corpus, file, how_to_get=how_to_get)
+        questions = []
+        for where, row in files.read_rows(found):
+            absent = [field for field in fields if field not in row]
+            if absent:
+                raise errors.DataError(
+                    f"no {' and '.join(absent)}; {where}; give {file} as published ({how_to_get})"
+                )
+            questions.append(row)
+        return questions
+
+    return load
+
+
+def _score_gsm8k(
+    questions: Sequence[Question], responses: Sequence[str], rule: str | None
+) -> statistics.Scores:
+    targets = [extraction.GSM8K["strict"](question["answer"]) for question in questions]
+    if None in targets:
+        raise errors.DataError(
+            f"no number after ####; GSM8K question {targets.index(None)}; give the published "
+            "test.jsonl"
+        )
+    if rule is None:
+        answered = [response for response in responses if response.strip()]
+        is_marked = 2 * sum("####" in response for response in answered) > len(answered)
+        rule = "strict" if is_marked else "flexible"
+    verdicts = []
+    for target, response in zip(targets, responses, strict=True):
+        found = {name: extract(response) for name, extract in extraction.GSM8K.items()}
+        right = {name: answer == target for name, answer in found.items()}
+        verdicts.append({"target": target, "extracted": found[rule], "right": right})
+    return _by_rule(verdicts, rule, extraction.GSM8K)
+
+
+def _bbh(task: str) -> Benchmark:
+    how = "fetch the folder bbh of github.com/suzgunmirac/BIG-Bench-Hard as bbh/tasks"
+
+    def score(questions, responses, rule):
+        rule = rule or "auto"
+        verdicts = []
+        for question, response in zip(questions, responses, strict=True):
+            found = {name: extract(response) for name, extract in extraction.BBH.items()}
+            target = question["target"].strip()
+            right = {n: extraction.equals(task, one, target) for n, one in found.items()}
+            right["exact"] = found[rule] == target
+            verdicts.append({"target": target, "extracted": found[rule], "right": right})
+        return _by_rule(verdicts, rule, [*extraction.BBH, "exact"])
+
+    load = _published("bbh", f"tasks/{task}.json", how, "input", "target")
+    return Benchmark("input", load, score, tuple(extraction.BBH))
+
+
+def _by_rule(verdicts: list[dict], rule: str, names) -> statistics.Scores:
+    """accuracy by the chosen rule, accuracy_NAME by each."""
+    columns = {"accuracy": [one["right"][rule] for one in verdicts]}
+    columns |= {f"accuracy_{name}": [one["right"][name] for one in verdicts] for name in names}
+    for verdict in verdicts:
+        verdict["extraction"], verdict["is_right"] = rule, verdict["right"][rule]
+    return statistics.Scores(*statistics.means(columns), verdicts)
+
+
+def own_references(data: str | None, rows: Rows) -> list[dict]:
+    """Questions of --data, or the rows of the answers themselves where they hold the references."""
+    if data is None:
+        found = [(where, dict(row)) for where, row in rows]
+        for i, (_, row) in enumerate(found):
+            row.setdefault("prompt", f"row {i}")
+    else:
+        path = pathlib.Path(data).expanduser()
+        found = [one for file in files.expand(path) for one in _rows_of(file)]
+    return [{**row, "references": _references(row, where)} for where, row in found]
+
+
+def _rows_of(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
+    """The questions of SQuAD's and Super-NaturalInstructions' own files, or plain rows."""
+    if path.suffix == ".json":
+        whole = json.loads(path.read_text("utf-8"))
+        if isinstance(whole, dict) and "Instances" in whole:
+            shown = (whole.get("Positive Examples") or [{}])[0].get("output")
+            for i, row in enumerate(whole["Instances"]):
+                yield f"{path}[{i}]", {**row, "prompt": row["input"], "demonstration": shown}
+            return
+        if isinstance(whole, dict) and isinstance(whole.get("data"), list):
+            for article in whole["data"]:
+                for paragraph in article["paragraphs"]:
+                    for row in paragraph["qas"]:
+                        yield f"{path} {row.get('id')}", {**row, "prompt": row["question"]}
+            return
+    for where, row in files.read_rows(path):
+        yield where, {"prompt": row.get("question", row.get("inputs", where)), **row}
+
+
+def _references(row: Question, where: str) -> list[str]:
+    """The right answers of a row, whichever of the usual fields holds them."""
+    for field in ("references", "targets", "target", "answers", "answer", "output"):
+        found: Any = row.get(field)
+        if isinstance(found, dict):  # of SQuAD in Hugging Face's form
+            found = found.get("text")
+        if isinstance(found, str):
+            return [found]
+        if isinstance(found, list) and found:
+            texts = [one.get("text") if isinstance(one, dict) else one for one in found]
+            if all(isinstance(one, str) for one in texts):
+                return [str(one) for one in texts]
+    raise errors.DataError(
+        f"no right answer among the fields {sorted(row)}; {where}; name it target, targets or "
+        "answers, in the answers' file or in --data FILE"
+    )
+
+
+def _compare(metric: Callable) -> Benchmark:
+    def score(questions, responses, rule):
+        return metric([question["references"] for question in questions], responses)
+
+    return Benchmark("prompt", own_references, score)
+
+
+def _score_natural_instructions(questions, responses, rule) -> statistics.Scores:
+    def column(field: str):
+        found = [question.get(field) for question in questions]
+        return found if all(isinstance(one, str) for one in found) else None
+
+    references = [question["references"] for question in questions]
+    return text.rouge_l(
+        references, responses, inputs=column("input"), demonstrations=column("demonstration")
+    )
+
+
+_BENCHMARKS: dict[str, Benchmark] = {
+    "ifeval": Benchmark(
+        "prompt",
+        _published(
+            "ifeval",
+            "input_data.jsonl",
+            "fetch instruction_following_eval/data/input_data.jsonl of "
+            "github.com/google-research/google-research",
+            "prompt", "instruction_id_list", "kwargs",
+        ),
+        lambda questions, responses, rule: ifeval.score(questions, responses),
+    ),
+    "gsm8k": Benchmark(
+        "question",
+        _published(
+            "gsm8k",
+            "test.jsonl",
+            "fetch grade_school_math/data/test.jsonl of github.com/openai/grade-school-math",
+            "question", "answer",
+        ),
+        _score_gsm8k,
+        tuple(extraction.GSM8K),
+    ),
+    "exact_match": _compare(text.exact_match),
+    "squad": _compare(text.squad),
+    "rouge": _compare(text.rouge),
+    "bleu": _compare(text.bleu),
+    "natural_instructions": Benchmark("prompt", own_references, _score_natural_instructions),
+}  # fmt: skip

@@ -1,0 +1,54 @@
+"""Means and their standard errors."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Scores(NamedTuple):
+    """What a scorer makes of one answer per question."""
+
+    values: dict[str, float]
+    standard_errors: dict[str, float | None]  # None: fewer than two questions, or not known
+    verdicts: list[dict[str, Any]]  # one a question
+    by_group: Mapping[str, Mapping[str, float]] = {}
+
+
+def mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the mean and its standard error: sample standard deviation / sqrt(n).
+
+    Example:
+      1 0 0 1   0.5, sqrt(1/3) / 2 = 0.2887
+    """
+    return clustered_mean([[value] for value in values])
+
+
+def means(
+    columns: Mapping[str, Sequence[float]],
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Returns the mean of each column, and its standard error."""
+    figures = {name: mean(column) for name, column in columns.items()}
+    return (
+        {name: value for name, (value, _) in figures.items()},
+        {name: error for name, (_, error) in figures.items()},
+    )
+
+
+def clustered_mean(groups: Sequence[Sequence[float]]) -> tuple[float, float | None]:
+    """Returns the mean over all values and its standard error where values of a group go together.
+
+    The error of a ratio of sums over groups (Cochran 1977, section 6.13); with one value a group
+    the usual one. Of nothing the mean is 0.
+
+    Example:
+      (1 1) (0 0)   0.5, 0.5: as many as two independent values
+    """
+    total = sum(len(group) for group in groups)
+    if not total:
+        return 0.0, None
+    average = sum(sum(group) for group in groups) / total
+    n = len(groups)
+    if n < 2:
+        return average, None
+    residuals = [sum(group) - average * len(group) for group in groups]
+    return average, math.sqrt(sum(r * r for r in residuals) * n / (n - 1)) / total

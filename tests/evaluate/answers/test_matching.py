@@ -1,0 +1,107 @@
+"""Every answer is accounted for: matched, missing, unmatched, duplicate, shared, empty."""
+
+import json
+
+import pytest
+
+from t5sft import errors
+from t5sft.evaluate.answers import matching
+
+PROMPTS = ["one?", "two?", "two?", "three?"]
+
+
+def rows(*found):
+    return [(f"f:{i}", row) for i, row in enumerate(found)]
+
+
+def by_prompt(prompt, response):
+    return {"prompt": prompt, "response": response}
+
+
+def test_by_prompt_in_any_order():
+    found = matching.match(
+        PROMPTS,
+        rows(by_prompt("three?", "3"), by_prompt("two?", "2"), by_prompt("two?", "II")),
+    )
+    assert found.responses == [None, "2", "II", "3"]
+    assert found.account == {
+        "answers": 3,
+        "matched": 3,
+        "by": {"prompt": 3},
+        "missing": {"count": 1, "first": [0]},
+        "unmatched": {"count": 0, "first": []},
+        "duplicate": {"count": 0, "first": []},
+        "shared": 0,
+        "empty": 0,
+    }
+
+
+def test_by_index_and_everything_that_does_not_come_out_even():
+    found = matching.match(
+        PROMPTS,
+        rows(
+            {"index": 0, "response": "first"},
+            {"index": 0, "response": " "},
+            {"index": 4, "response": "beyond"},
+            {"index": -1, "response": "before"},
+            by_prompt("four?", "4"),
+            by_prompt("two?", "2"),
+        ),
+    )
+    assert found.responses == [" ", "2", "2", None]
+    assert found.account["missing"] == {"count": 1, "first": [3]}
+    assert found.account["unmatched"] == {"count": 3, "first": ["f:2", "f:3", "f:4"]}
+    assert found.account["duplicate"] == {"count": 1, "first": ["f:1"]}
+    assert (found.account["shared"], found.account["empty"]) == (1, 1)
+    assert len(matching.warnings(found.account)) == 5
+
+
+def test_the_question_may_stand_last_in_a_template():
+    prompts = [
+        "Q: zero?\nA: 0\n\nQ: one?\nA:",
+        "Question: two?\nAnswer:",
+        "\nQ:  three?\nA: Let's think step by step.",
+    ]
+    found = matching.match(
+        ["one?", "two?", "three?"], rows(*(by_prompt(p, str(i)) for i, p in enumerate(prompts)))
+    )
+    assert found.responses == ["0", "1", "2"]
+    assert found.account["by"] == {"prompt_in_template": 3}
+
+
+def test_an_index_that_contradicts_its_prompt_is_refused():
+    row = {"index": 0, "prompt": "three?", "response": "3"}
+    with pytest.raises(errors.DataError, match="index 0 is another question.*f:0"):
+        matching.match(PROMPTS, rows(row))
+    agreed = matching.match(PROMPTS, rows({**row, "index": 3}))
+    assert agreed.responses == [None, None, None, "3"]
+
+
+def test_answers_to_other_questions_are_refused():
+    with pytest.raises(errors.DataError, match="no answer belongs to a question"):
+        matching.match(PROMPTS, rows(by_prompt("four?", "4")))
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"prompt": "one?"}, "no text `response`"),
+        ({"prompt": "one?", "response": None}, "no text `response`"),
+        ({"response": "1"}, "no text `prompt` and no whole number `index`"),
+        ({"index": True, "response": "1"}, "no whole number `index`"),
+        ({"index": "0", "response": "1"}, "no whole number `index`"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_with_its_place(tmp_path, row, message):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"index": 0, "response": ""}) + "\n" + json.dumps(row))
+    with pytest.raises(errors.DataError, match=f"{message}.*answers.jsonl:2"):
+        matching.read(path)
+
+
+def test_no_file_and_no_rows(tmp_path):
+    with pytest.raises(errors.ConfigError, match="no file"):
+        matching.read(tmp_path / "absent.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(errors.DataError, match="no answers"):
+        matching.read(tmp_path / "empty.jsonl")

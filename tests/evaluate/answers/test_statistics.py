@@ -1,0 +1,31 @@
+"""Means carry the error that the questions, not the instructions in them, leave."""
+
+import math
+import statistics as numbers
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5sft.evaluate.answers import statistics
+
+
+def test_worked_examples():
+    assert statistics.mean([1, 0, 0, 1]) == (0.5, pytest.approx(math.sqrt(1 / 3) / 2))
+    assert statistics.clustered_mean([[1, 1], [0, 0]]) == (0.5, pytest.approx(0.5))
+    assert statistics.mean([1.0]) == (1.0, None)
+    assert statistics.mean([]) == (0.0, None)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=20))
+def test_one_value_a_group_has_the_usual_error(values):
+    _, error = statistics.mean(values)
+    assert error == pytest.approx(numbers.stdev(values) / math.sqrt(len(values)), abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(2, 4))
+def test_repeating_values_within_groups_adds_no_certainty(values, times):
+    once = statistics.clustered_mean([[value] for value in values])
+    assert statistics.clustered_mean([[value] * times for value in values]) == pytest.approx(once)
