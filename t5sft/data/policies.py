@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
+from t5sft import errors
 from t5sft.data import records, templates, truncation
 
 Objective = Literal["instruction", "span_corruption", "language_model"]
@@ -88,8 +89,17 @@ def prepared(record: records.Record, options: Options) -> records.Record:
     learnt like any answer: what supervised fine-tuning can make of preferences.
 
     Raises:
-      Dropped: of an unpaired label the only answer is an unwanted one.
+      Dropped: there is no answer, or, of an unpaired label, an unwanted one only.
+      DataError: a plain text.
     """
+    if not record.candidates and record.messages[-1].role != "assistant":
+        if record.messages[-1].role == "text":
+            where = f"{record.source or 'record'}[{record.number}]"
+            raise errors.DataError(
+                f"a plain text has no answer to learn; {where}; set Data.objective to "
+                "'language_model' or 'span_corruption'"
+            )
+        raise records.Dropped("no answer")
     if options.candidates == "best" and record.candidates:
         best = max(record.candidates, key=lambda one: one.label)
         if len(record.candidates) == 1 and best.label <= 0:

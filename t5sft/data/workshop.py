@@ -164,10 +164,18 @@ def tokenise(
     while waiting:
         collect()
     if not counts["examples"]:
-        why = {key: count for key, count in counts.items() if count}
+        start = "dropped: "
+        reasons = {k.removeprefix(start): n for k, n in counts.items() if k.startswith(start)}
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        is_long = any(" long" in reason for reason in reasons)
         raise errors.DataError(
-            f"no example left of {counts['read']}: {why}; task {task!r}, split {split!r}; "
-            "raise encoder_length/decoder_length or see too_long"
+            f"no example left of {counts['read']}{told and f': {told}'}; task {task!r}, "
+            f"split {split!r}; "
+            + (
+                "raise encoder_length/decoder_length or see too_long"
+                if is_long
+                else "give data that this run can learn from"
+            )
         )
     return dict(counts), paths
 

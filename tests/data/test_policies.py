@@ -101,3 +101,20 @@ def test_a_template_without_system_prompts_refuses_one_before_data_is_read():
         preprocess.check(templates.get("lines"), BYTES, "Be brief.")
     preprocess.check(templates.get("chatml:text"), BYTES, "Be brief.")
     preprocess.check(templates.get("lines"), BYTES, None)
+
+
+def test_a_prompt_without_an_answer_is_dropped_and_counted():
+    """One such row among thousands stopped a run, and on_bad_record could not help."""
+    asked = records.Record((QUESTION,), "t", 0, answer="checked otherwise")
+    for layout in ("decoder", "encoder_decoder"):
+        assert made(asked, layout=layout).counts == {"dropped": 1, "dropped: no answer": 1}
+    rows = [asked, records.Record((QUESTION, records.Message("assistant", "a")))]
+    batch = preprocess.batch(rows, BYTES, templates.get("lines"), policies.Options("decoder"))
+    assert [len(one.units) for one in batch] == [0, 1]
+
+
+def test_a_plain_text_needs_another_objective():
+    text = records.Record((records.Message("text", "Once upon a time."),), "t", 3)
+    with pytest.raises(errors.DataError, match=r"plain text.*t\[3\]; set Data.objective"):
+        made(text)
+    assert made(text, objective="language_model").counts["kept"] == 1
