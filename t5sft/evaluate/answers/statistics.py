@@ -34,6 +34,19 @@ def means(
     )
 
 
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Estimates without bias how likely one of k samples is right (Chen et al. 2021, equation 1).
+
+    Chen et al. 2021 is arXiv:2107.03374.
+
+    Example:
+      5 samples, 2 right   k = 1: 0.4   k = 2: 0.7   k = 4: 1.0
+    """
+    if not 0 <= num_right <= num_samples or not 1 <= k <= num_samples:
+        raise ValueError(f"{num_right} right of {num_samples} samples, k = {k}")
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
 def clustered_mean(groups: Sequence[Sequence[float]]) -> tuple[float, float | None]:
     """Returns the mean over all values and its standard error where values of a group go together.
 

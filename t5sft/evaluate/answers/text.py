@@ -1,4 +1,4 @@
-"""Metrics that compare a text with its references: exact match, SQuAD, ROUGE, BLEU.
+"""Metrics that compare a text with its references: exact match, SQuAD, TriviaQA, ROUGE, BLEU.
 
 All in percent, as their papers report them, but exact match. A row of `references` holds the right
 answers to one question.
@@ -13,6 +13,7 @@ from t5sft.evaluate.answers import language, statistics
 
 References = Sequence[Sequence[str]]
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SPACES = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`_", " "))
 
 
 def _best(
@@ -36,16 +37,16 @@ def exact_match(references: References, responses: Sequence[str]) -> statistics.
     return _best(references, responses, measure, 1.0)
 
 
-def normalise(text: str) -> str:
+def normalise(text: str, punctuation: dict = _NO_PUNCTUATION) -> str:
     """Lower case, without ASCII punctuation, English articles and repeated white space.
 
     Rajpurkar et al. 2016 (arXiv:1606.05250), the evaluation script of SQuAD 1.1.
     """
-    text = text.lower().translate(_NO_PUNCTUATION)
+    text = text.lower().translate(punctuation)
     return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", text).split())
 
 
-def f1(reference: str, response: str) -> float:
+def f1(reference: str, response: str, normalise: Callable[[str], str] = normalise) -> float:
     """The harmonic mean of precision and recall of words; 0 where none is shared.
 
     Two empty texts have no word in common and get 0, as in SQuAD 1.1 and T5; 2.0 gives 1.
@@ -64,6 +65,26 @@ def squad(references: References, responses: Sequence[str]) -> statistics.Scores
         references,
         responses,
         {"em": lambda right, given: float(normalise(right) == normalise(given)), "f1": f1},
+    )
+
+
+def trivia_qa(references: References, responses: Sequence[str]) -> statistics.Scores:
+    """TriviaQA's exact match and F1: as SQuAD's, but punctuation becomes white space.
+
+    Joshi et al. 2017 (arXiv:1705.03551), the published evaluation: more quotation marks and the
+    underscore count as punctuation.
+    """
+
+    def plain(text: str) -> str:
+        return normalise(text, _SPACES)
+
+    return _best(
+        references,
+        responses,
+        {
+            "em": lambda right, given: float(plain(right) == plain(given)),
+            "f1": lambda right, given: f1(right, given, plain),
+        },
     )
 
 
@@ -129,14 +150,27 @@ def bleu(references: References, responses: Sequence[str]) -> statistics.Scores:
     200 resamples with sacrebleu's fixed seed.
     """
     metrics = language.package("sacrebleu.metrics", "sacrebleu")
+    return _corpus_scores(
+        {"bleu": metrics.BLEU(), "bleu_intl": metrics.BLEU(tokenize="intl")}, references, responses
+    )
+
+
+def translation(references: References, responses: Sequence[str]) -> statistics.Scores:
+    """sacrebleu's chrF and TER with their defaults; of TER less is better."""
+    metrics = language.package("sacrebleu.metrics", "sacrebleu")
+    return _corpus_scores({"chrf": metrics.CHRF(), "ter": metrics.TER()}, references, responses)
+
+
+def _corpus_scores(
+    metrics: dict, references: References, responses: Sequence[str]
+) -> statistics.Scores:
     longest = max((len(right) for right in references), default=0)
     # A stream holds one reference of every sentence; None where a sentence has fewer.
     streams = [
         [right[i] if i < len(right) else None for right in references] for i in range(longest)
     ]
     values, errors = {}, {}
-    for name, tokenize in (("bleu", "13a"), ("bleu_intl", "intl")):
-        metric = metrics.BLEU(tokenize=tokenize)
+    for name, metric in metrics.items():
         resamples = 200 if len(responses) > 1 else 1
         found = metric.corpus_score(list(responses), streams, n_bootstrap=resamples)
         values[name] = found.score

