@@ -31,13 +31,15 @@ def get(name: str) -> Benchmark:
     Raises:
       ConfigError: no such task.
     """
+    if name == "bbh":
+        return _bbh(*extraction.BBH_TASKS)
     if name.startswith("bbh_") and name[4:] in extraction.BBH_TASKS:
         return _bbh(name[4:])
     if name not in _BENCHMARKS:
-        known = [*_BENCHMARKS, *(f"bbh_{task}" for task in extraction.BBH_TASKS)]
+        known = [*_BENCHMARKS, "bbh", *(f"bbh_{task}" for task in extraction.BBH_TASKS)]
         raise errors.ConfigError(
             f"no benchmark {name!r}{errors.suggest(name, known)}; --task; use "
-            f"{', '.join(_BENCHMARKS)} or bbh_NAME (bbh_navigate, ...)"
+            f"{', '.join(_BENCHMARKS)}, bbh or bbh_NAME (bbh_navigate, ...)"
         )
     return _BENCHMARKS[name]
 
@@ -100,21 +102,48 @@ def _score_gsm8k(
     return _by_rule(verdicts, rule, extraction.GSM8K)
 
 
-def _bbh(task: str) -> Benchmark:
-    how = "fetch the folder bbh of github.com/suzgunmirac/BIG-Bench-Hard as bbh/tasks"
+def _bbh(*tasks: str) -> Benchmark:
+    """One task of BIG-Bench Hard, or all: then figures of each, and `accuracy` over all questions.
+
+    accuracy_over_tasks is the mean of the tasks' figures, which is what is published for the whole.
+    """
+
+    def load(data: str | None, rows: Rows) -> list[dict]:
+        how = "fetch the folder bbh of github.com/suzgunmirac/BIG-Bench-Hard as bbh/tasks"
+        published = (_published("bbh", f"tasks/{t}.json", how, "input", "target") for t in tasks)
+        return [
+            {**row, "task": task}
+            for task, read in zip(tasks, published, strict=True)
+            for row in read(data, rows)
+        ]
 
     def score(questions, responses, rule):
         rule = rule or "auto"
         verdicts = []
         for question, response in zip(questions, responses, strict=True):
             found = {name: extract(response) for name, extract in extraction.BBH.items()}
-            target = question["target"].strip()
+            target, task = question["target"].strip(), question["task"]
             right = {n: extraction.equals(task, one, target) for n, one in found.items()}
             right["exact"] = found[rule] == target
             verdicts.append({"target": target, "extracted": found[rule], "right": right})
-        return _by_rule(verdicts, rule, [*extraction.BBH, "exact"])
+        scores = _by_rule(verdicts, rule, [*extraction.BBH, "exact"])
+        if len(tasks) == 1:
+            return scores
+        groups: dict[str, list[bool]] = {}
+        for question, verdict in zip(questions, verdicts, strict=True):
+            groups.setdefault(question["task"], []).append(verdict["is_right"])
+        figures = {task: statistics.mean(right) for task, right in groups.items()}
+        mean = sum(value for value, _ in figures.values()) / len(figures)
+        scores.values["accuracy_over_tasks"] = mean
+        scores.standard_errors["accuracy_over_tasks"] = statistics.error_of_mean(
+            [error for _, error in figures.values()]
+        )
+        return scores._replace(
+            by_group={
+                t: {"n": len(right), "accuracy": figures[t][0]} for t, right in groups.items()
+            }
+        )
 
-    load = _published("bbh", f"tasks/{task}.json", how, "input", "target")
     return Benchmark("input", load, score, tuple(extraction.BBH))
 
 

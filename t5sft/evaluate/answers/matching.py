@@ -1,14 +1,16 @@
 """Which recorded answer belongs to which question, and what was left over."""
 
+import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5sft import errors
 from t5sft.data import files
 
 _NUM_SHOWN = 5
+_LET_PASS = ("lone surrogate", "NUL character")  # faults of data to learn from, not of answers
 
 
 class Matched(NamedTuple):
@@ -21,13 +23,16 @@ class Matched(NamedTuple):
 def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     """Reads answers: rows with a `response`, and the `prompt` or `index` of its question.
 
+    Half a surrogate pair, what is left of an emoji where generation stopped in it, becomes U+FFFD;
+    NUL characters stay.
+
     Raises:
       DataError: a row without them, naming its place.
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise errors.ConfigError(f"no file {path}; --predictions; check the path")
-    rows = list(files.read_rows(file))
+    rows = list(_rows(file))
     for where, row in rows:
         if not isinstance(row.get("response"), str):
             raise errors.DataError(
@@ -44,6 +49,20 @@ def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     if not rows:
         raise errors.DataError(f"no answers; {path}; give rows with prompt and response")
     return rows
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, row in files.locate(path):
+        if not isinstance(row, files.Bad):
+            yield str(place), row
+            continue
+        if row.reason not in _LET_PASS:
+            raise errors.DataError(f"{row.message}; {row.where}; mend the row")
+        found = json.loads(row.text, strict=False)
+        for name, value in found.items():
+            if isinstance(value, str):
+                found[name] = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield str(place), found
 
 
 def bare(prompt: str) -> str:

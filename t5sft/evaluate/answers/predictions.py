@@ -25,7 +25,7 @@ def score(
     Args:
       predictions: JSON Lines (or another kind that `data.files` reads) with `response`, and the
         `prompt` of its question or its `index` in the question file, 0 being the first.
-      task: ifeval, gsm8k, bbh_NAME, exact_match, squad, trivia_qa, rouge, bleu, translation or
+      task: ifeval, gsm8k, bbh, bbh_NAME, exact_match, squad, trivia_qa, rouge, bleu, translation or
         natural_instructions.
       data: the folder that T5SFT_DATA would name, or the question file itself.
       extraction: the rule that finds the answer in a response, where the task has several; it

@@ -34,6 +34,16 @@ def means(
     )
 
 
+def error_of_mean(errors: Sequence[float | None]) -> float | None:
+    """Returns the standard error of the mean of independent figures; None if one's is not known.
+
+    Example:
+      3 4   sqrt(9 + 16) / 2 = 2.5
+    """
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
+
+
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     """Estimates without bias how likely one of k samples is right (Chen et al. 2021, equation 1).
 

@@ -99,6 +99,15 @@ def test_a_row_that_cannot_be_used_is_told_with_its_place(tmp_path, row, message
         matching.read(path)
 
 
+def test_half_an_emoji_and_nul_are_no_fault_but_broken_json_is(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"index": 0, "response": "a\\ud83d"}\n{"index": 1, "response": "\\u0000"}\n')
+    assert [row["response"] for _, row in matching.read(path)] == ["a\ufffd", "\0"]
+    path.write_text('{"index": 0, "response": "a"}\n{"index": 1, "response": "b\n')
+    with pytest.raises(errors.DataError, match=r"answers.jsonl:2:\d+; mend the row$"):
+        matching.read(path)
+
+
 def test_no_file_and_no_rows(tmp_path):
     with pytest.raises(errors.ConfigError, match="no file"):
         matching.read(tmp_path / "absent.jsonl")

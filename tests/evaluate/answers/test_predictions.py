@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from t5sft import cli
+from t5sft.evaluate.answers import extraction
 
 
 def write(path, rows):
@@ -114,6 +115,28 @@ def test_bbh(corpora, tmp_path, capsys):
     }
 
 
+def test_bbh_as_a_whole(corpora, tmp_path, capsys):
+    (corpora / "bbh" / "tasks").mkdir(parents=True)
+    for task in extraction.BBH_TASKS:
+        examples = [{"input": f"{task} {i}?", "target": "(A)"} for i in range(2)]
+        path = corpora / "bbh" / "tasks" / f"{task}.json"
+        path.write_text(json.dumps({"examples": examples}))
+    given = [
+        {"prompt": "snarks 0?", "response": "(A)"},
+        {"prompt": "snarks 1?", "response": "(A)"},
+        {"prompt": "hyperbaton 1?", "response": "(B)"},
+    ]
+    found, _ = run(capsys, write(tmp_path / "p.jsonl", given), "--task", "bbh")
+    assert found["n"] == 3 and found["answers"]["missing"]["count"] == 51
+    assert found["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert found["metrics"]["accuracy_over_tasks"] == 0.5
+    assert found["standard_errors"]["accuracy_over_tasks"] is None
+    assert found["by_kind"] == {
+        "hyperbaton": {"n": 1, "accuracy": 0.0},
+        "snarks": {"n": 2, "accuracy": 1.0},
+    }
+
+
 def test_references_may_stand_beside_the_answers_or_in_a_file_of_their_own(tmp_path, capsys):
     beside = [
         {"prompt": "p", "response": "abd", "answers": {"text": ["abc abd"]}},
@@ -172,6 +195,7 @@ def test_neither_jax_nor_seqio_nor_gin_is_imported(corpora, tmp_path):
     code = f"""
 import sys
 from t5sft import cli
+from t5sft.evaluate.answers import extraction
 assert cli.main(["evaluate", "--predictions", {path!r}, "--task", "gsm8k"]) == 0
 heavy = "jax", "flax", "seqio", "tensorflow", "gin", "nltk", "sacrebleu"
 assert not [name for name in heavy if name in sys.modules]

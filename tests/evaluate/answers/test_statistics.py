@@ -17,6 +17,12 @@ def test_worked_examples():
     assert statistics.mean([]) == (0.0, None)
 
 
+def test_error_of_a_mean_of_figures():
+    assert statistics.error_of_mean([3, 4]) == 2.5
+    assert statistics.error_of_mean([3, None]) is None
+    assert statistics.error_of_mean([]) is None
+
+
 def test_pass_at_k():
     found = [statistics.pass_at_k(5, 2, k) for k in (1, 2, 4)]
     assert found == pytest.approx([0.4, 0.7, 1.0])
