@@ -176,6 +176,8 @@ def _check_parameter(binding: Binding, target: Target, macros: Mapping[str, Bind
         )
     if signatures.fits(value, parameter.annotation, parameter.module):
         return
+    if _is_unset(binding, parameter, macros):  # told if the root reaches it
+        return
     where = binding.where
     if isinstance(binding.value, Macro):
         where = f"{macros[binding.value.name].where}, used in {where}"
@@ -184,6 +186,15 @@ def _check_parameter(binding: Binding, target: Target, macros: Mapping[str, Bind
         f"{name}.{binding.parameter} must be {signatures.written(parameter)}, not {got}; "
         f"{where}; correct the value"
     )
+
+
+def _is_unset(binding: Binding, parameter: Any, macros: Mapping[str, Binding]) -> bool:
+    """Tells whether a flag's macro says None where a value is needed, as an unbound one would."""
+    value = binding.value
+    if parameter is None or not (isinstance(value, Macro) and value.name in FLAGS):
+        return False
+    is_none = value.name in macros and _literal(value, macros) is None
+    return is_none and not signatures.fits(None, parameter.annotation, parameter.module)
 
 
 def _check_scopes(bindings: list[Binding]) -> None:
@@ -248,7 +259,9 @@ def _check_root(
                     f"{target.short} needs {name}; nothing binds it; "
                     f"add --gin.{target.short}.{name}=..."
                 )
-        for binding in effective.values():
+        for name, binding in effective.items():
+            if _is_unset(binding, signature.parameters.get(name), macros):
+                raise ConfigError(_unbound(binding.value.name, binding, macros))
             for holder, leaf in _reached(binding, macros):
                 if isinstance(leaf, Reference):
                     inner = leaf.scope or (scope if holder.parameter else holder.macro)

@@ -1,6 +1,9 @@
 """Every gin file is gin, and every recipe resolves for every verb, down to the made objects."""
 
+import shutil
+
 import pytest
+from convert import written
 
 from t5sft import launch, paths
 
@@ -36,8 +39,21 @@ def test_every_recipe_is_headed_by_its_command(name):
     assert any(f"t5sft train --gin_file {name}" in line for line in comment)
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """recipe -> a directory of weights, for those that take the model from it."""
+    folder = tmp_path_factory.mktemp("weights")
+    found = {"gin/recipes/tune_t5.gin": "t5_1_1", "gin/recipes/tune_decoder.gin": "llama3"}
+    for recipe, name in found.items():
+        path = written.directory(folder / name, name)
+        shutil.copyfile(TOP / "tasks/village/vocab.model", path / "spiece.model")
+        found[recipe] = str(path)
+    return found
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_makes_its_model_and_optimizer(name):
-    _, bound = launch.bind(launch.resolve("train", [name], macros=MODEL_DIR))
+def test_every_recipe_makes_its_model_and_optimizer(name, weights):
+    macros = MODEL_DIR | ({"INIT_FROM": weights[name]} if name in weights else {})
+    _, bound = launch.bind(launch.resolve("train", [name], macros=macros))
     assert bound["model"].layout in ("encoder_decoder", "decoder")
     assert bound["steps"] > 0

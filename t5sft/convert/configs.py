@@ -41,6 +41,15 @@ def read_t5(config: Reader) -> dict[str, Any]:
     )
 
 
+def read_mt5(config: Reader) -> dict[str, Any]:
+    """mT5: as T5, but its head is never scaled.
+
+    transformers 5 writes `tie_word_embeddings` as true into every file of this family, where T5's
+    file would mean a scaled head by it; its code scales none. Released weights have their own head.
+    """
+    return read_t5(config) | dict(scale_decoder_outputs=False)
+
+
 def write_t5(model: t5.T5) -> dict[str, Any]:
     """The inverse of read_t5; transformers 4.x takes the scaling from `tie_word_embeddings`."""
     name = activation(model.activation)

@@ -175,12 +175,12 @@ _GEMMA3_DEFAULTS = _GEMMA | dict(
 )
 
 
-def _t5(name: str, architecture: str) -> Family:
+def _t5(name: str, architecture: str, read) -> Family:
     return Family(
         name,
         architecture,
         lambda model: tables.T5[model.gated],
-        configs.read_t5,
+        read,
         configs.write_t5,
         _T5_DEFAULTS,
         makes=t5.T5,
@@ -194,8 +194,8 @@ def _decoder(name: str, architecture: str, table: Table, read, write, **defaults
 
 
 _FAMILIES = [
-    _t5("t5", "T5ForConditionalGeneration"),
-    _t5("mt5", "MT5ForConditionalGeneration"),
+    _t5("t5", "T5ForConditionalGeneration", configs.read_t5),
+    _t5("mt5", "MT5ForConditionalGeneration", configs.read_mt5),
     _decoder(
         "llama",
         "LlamaForCausalLM",

@@ -186,3 +186,13 @@ def test_differences_leave_out_how_it_is_computed():
     assert families.differences(model, other) == ["head_dim", "query_pre_attn_scalar", "rope_theta"]
     assert families.differences(model, tiny.T5) == ["layout"]
     assert isinstance(model, decoder.Decoder)
+
+
+def test_the_head_of_an_mt5_is_never_scaled():
+    """transformers 5 saves every mT5 as tied, and its code scales no head; a T5 so saved does."""
+    config = checkpoints.load("t5_1_1").config | {"tie_word_embeddings": True}
+    config.pop("scale_decoder_outputs", None)
+    t5_model, mt5_model = (families.find(name).model(config) for name in ("t5", "mt5"))
+    assert (t5_model.head_scale, mt5_model.head_scale) == (24**-0.5, 1.0)
+    with pytest.raises(errors.ConfigError, match=r"'mt5' cannot express .*scale_decoder_outputs"):
+        families.find("mt5").config(t5_model)
