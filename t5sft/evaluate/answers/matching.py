@@ -10,6 +10,7 @@ from t5sft import errors
 from t5sft.data import files
 
 _NUM_SHOWN = 5
+_MIN_HELD = 16  # characters; a shorter question may stand in any prompt by chance
 _LET_PASS = ("lone surrogate", "NUL character")  # faults of data to learn from, not of answers
 
 
@@ -71,7 +72,7 @@ def bare(prompt: str) -> str:
     Example:
       "Q: 1+1?\\nA: 2\\n\\nQ: 2+2?\\nA: Let's think step by step."   "2+2?"
     """
-    text = re.split(r"(?:^|\n)\s*(?:Q|Question)\s*:", prompt)[-1]
+    text = re.split(r"(?:^|\n)\s*(?:(?:Q|Question)\s*:\s*)+", prompt)[-1]
     text = re.split(r"\n\s*(?:A|Answer)\s*:", text)[0]
     return " ".join(text.split())
 
@@ -79,7 +80,7 @@ def bare(prompt: str) -> str:
 def match(prompts: Sequence[str], rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Matched:
     """Joins answers to questions, by index or by prompt.
 
-    A prompt is equal to the question, or holds it as its last one (`bare`). Of several answers to
+    A prompt is equal to the question, or holds it as its last one. Of several answers to
     one question the last counts. Questions of one wording take their answers in order, and share
     the last one if there are fewer.
 
@@ -111,7 +112,7 @@ def match(prompts: Sequence[str], rows: Sequence[tuple[str, Mapping[str, Any]]])
             way, places = "index", [index] if 0 <= index < len(prompts) else []
         else:
             way = "prompt" if places else "prompt_in_template"
-            places = places or within.get(bare(prompt or ""), [])
+            places = places or _within(prompt or "", within)
             if len({prompts[i] for i in places}) > 1:
                 places = []
         if not places:
@@ -143,6 +144,20 @@ def match(prompts: Sequence[str], rows: Sequence[tuple[str, Mapping[str, Any]]])
         "empty": empty,
     }
     return Matched(responses, account)
+
+
+def _within(prompt: str, places: Mapping[str, list[int]]) -> list[int]:
+    """Returns the places of the question in a prompt; of several, of the one that ends last."""
+    found = places.get(bare(prompt))
+    if found is not None:
+        return found
+    text = " ".join(prompt.split())
+    held = [
+        (text.rfind(question) + len(question), len(question), question)
+        for question in places
+        if len(question) >= _MIN_HELD and question in text
+    ]
+    return places[max(held)[2]] if held else []
 
 
 def _places(texts: Sequence[str]) -> dict[str, list[int]]:

@@ -69,6 +69,22 @@ def test_the_question_may_stand_last_in_a_template():
     assert found.account["by"] == {"prompt_in_template": 3}
 
 
+def test_the_question_may_stand_in_a_chat():
+    prompts = ["How many are two apples?", "How many are two apples? Say it in French.", "Is it?"]
+    asked = [f"<user>\n{prompt}\nThink first.\n<assistant>" for prompt in prompts]
+    asked.append(f"<user>{prompts[1]}<assistant>deux<user>{prompts[0]}<assistant>")
+    found = matching.match(prompts, rows(*(by_prompt(p, str(i)) for i, p in enumerate(asked))))
+    # Too short a question is not looked for; of two in one prompt the last is meant.
+    assert found.responses == ["3", "1", None]
+    assert found.account["unmatched"]["first"] == ["f:2"]
+    assert found.account["duplicate"]["first"] == ["f:3"]
+
+
+def test_a_question_may_name_itself_one():
+    row = by_prompt("Q: x\nA: y\n\nQ: Question: one?\nA:", "1")
+    assert matching.match(["Question: one?"], rows(row)).responses == ["1"]
+
+
 def test_an_index_that_contradicts_its_prompt_is_refused():
     row = {"index": 0, "prompt": "three?", "response": "3"}
     with pytest.raises(errors.DataError, match="index 0 is another question.*f:0"):
