@@ -185,7 +185,7 @@ class Files:
         kept_in = self.rejected and self.rejected / f"{split}.jsonl"
         rejects = files.Rejects(self.on_bad_record, kept_in)
         header = readers.HEADERS.get(self.format or "")
-        found, num_read = self.list_files(split), 0
+        found, num_read, number = self.list_files(split), 0, -1
         for number, (place, row) in enumerate(files.locate(found, header=header)):
             is_held_out = number % self.held_out_every == self.held_out_every - 1
             if not is_cut or is_held_out == (split == "validation"):
@@ -194,6 +194,12 @@ class Files:
         rejects.finish(num_read, ", ".join(map(str, found[:3])))
         if rejects.counts and kept_in:
             print(f"{rejects.counts.total()} bad rows are kept in {kept_in}", file=sys.stderr)
+        if is_cut and not num_read and split == "validation":
+            raise errors.DataError(
+                f"{number + 1} rows, of which every {self.held_out_every}th is held out: none for "
+                f"validation; {', '.join(map(str, found[:3]))}; give {self.held_out_every} rows, "
+                "or files named train and validation"
+            )
 
     def _records(self, place: files.Place, row: Any, rejects: files.Rejects) -> Iterator[Made]:
         if isinstance(row, files.Bad):

@@ -76,3 +76,13 @@ def test_without_data_it_says_so():
     data = prepare.Data(task="file", modules=("t5sft.tasks.file",), vocabulary="bytes")
     with pytest.raises(errors.ConfigError, match="no data file; task file; give --data"):
         prepare.register(data)
+
+
+def test_too_few_rows_to_hold_one_out_is_told(tmp_path):
+    """The first try of many a user: it said "no example left of 0"."""
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS[:49]))
+    source = sources.Files(str(path))
+    assert len(list(source.read("train"))) == 49
+    with pytest.raises(errors.DataError, match=r"49 rows.*every 50th.*few\.jsonl; give 50 rows"):
+        list(source.read("validation"))
