@@ -14,7 +14,7 @@ from t5sft import errors
 from t5sft.data import batches, cache, mixture, page, prepare, templates, vocab
 
 _RED, _GREEN, _GREY, _BOLD, _END = "\033[31m", "\033[32m", "\033[90m", "\033[1m", "\033[0m"
-_TOLD_ROWS = 20_000  # rows to plan, above which someone waits
+_TOLD_ROWS = 200_000  # rows to plan, above which someone waits: some 3 s a core
 
 
 def inspect(
@@ -70,7 +70,7 @@ def inspect(
     else:
         if step * batch_size > _TOLD_ROWS:
             before = f"{(step - 1) * batch_size:,} rows before step {step:,}"
-            print(f"planning the {before}, some seconds for 10,000", file=sys.stderr, flush=True)
+            print(f"planning the {before}, some 0.2 s for 10,000", file=sys.stderr, flush=True)
         rows = source.batch_rows(source.position(step - 1))[0][:num]
     print(prepare.describe(split, prepared.card), file=sys.stderr)
     in_colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ

@@ -120,6 +120,11 @@ class Preparation:
     def __init__(
         self, data: Data, layout: str, splits: Sequence[str], *, workers: int | None = None
     ):
+        if data.streaming and "train" in splits:
+            raise errors.ConfigError(
+                "split 'train' is streamed: it may have no end; Data.streaming; name another split "
+                "(--split validation), or set streaming to False"
+            )
         found = [find(data, layout, split) for split in splits]
         self._directories = [path for path, _ in found]
         self._child = None
@@ -190,6 +195,9 @@ def prepare(
     start = time.monotonic()
     if task is not None:
         data = dataclasses.replace(data, task=task)
+    if data.streaming:
+        splits = [split for split in splits if split != "train"]
+        print("train is streamed, not prepared", file=sys.stderr)
     lengths = summary.lengths(sequence_length, data, model.layout)
     done = Preparation(data, model.layout, splits, workers=workers).result()
     prepared = dict(zip(splits, done, strict=True))

@@ -132,6 +132,24 @@ def test_errors_of_the_child_come_back_and_its_death_is_told(monkeypatch):
         stream.Streamed(wrong, **OPTIONS).identity()
 
 
+def test_a_stream_is_not_prepared(monkeypatch):
+    """`t5sft inspect` and `t5sft prepare` would have read an endless pipeline for ever."""
+    data = dataclasses.replace(DATA, streaming=True)
+    with pytest.raises(errors.ConfigError, match="'train' is streamed.*--split validation"):
+        prepare.Preparation(data, "decoder", ["train"])
+    asked = []
+
+    class Preparation:
+        def __init__(self, data, layout, splits, workers):
+            asked.extend(splits)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "Preparation", Preparation)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(model=types.SimpleNamespace(layout="decoder"), data=data)
+    assert asked == ["validation"]
+
+
 def test_what_a_stream_cannot_do_is_refused():
     with pytest.raises(errors.ConfigError, match="a stream has no end"):
         next(stream.Streamed(DATA, **OPTIONS).once())
