@@ -106,7 +106,7 @@ def _losses(card: Mapping) -> Iterator[str]:
          f"{one['examples_per_row']:.1f}", one["too_long"])
         for one in card["packing"]
     ]  # fmt: skip
-    head = ("row length", "filled", "rows measured", "units a row", "too long")
+    head = ("row length", "filled", "rows an epoch", "units a row", "too long")
     yield page.box("Packing", page.table(head, packing))
 
 
