@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from t5sft import cli, launch
+from t5sft.convert import families
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -16,9 +17,10 @@ DOCUMENTS = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob(
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
-    for language, block in BLOCKS
+    for document in DOCUMENTS
+    for block in re.findall(r"```bash\n(.*?)```", document, flags=re.DOTALL)
     for line in block.splitlines()
-    if language == "bash" and line.startswith("t5sft ")
+    if line.startswith("t5sft ")
 ]
 
 
@@ -28,7 +30,8 @@ def test_every_command_resolves(command, tmp_path):
     verb, flags, bindings = cli._parse(command[1:])
     assert verb in launch.ROOTS
     if flags.gin_file:
-        macros = {"MODEL_DIR": str(tmp_path)} | ({"DATA": flags.data} if flags.data else {})
+        given = {"DATA": flags.data, "INIT_FROM": flags.init_from}
+        macros = {"MODEL_DIR": str(tmp_path)} | {k: v for k, v in given.items() if v}
         launch.resolve(verb, flags.gin_file, bindings, macros)
 
 
@@ -54,3 +57,9 @@ def test_the_typo_prints_what_is_shown():
     )
     assert done.returncode == 2
     assert done.stderr.split() == expected.split()
+
+
+def test_every_family_is_named():
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs/models.md").read_text()))
+    assert families.FAMILIES.keys() <= named
+    assert "umt5" not in families.FAMILIES and "mixtral" not in families.FAMILIES

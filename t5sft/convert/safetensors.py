@@ -68,14 +68,12 @@ def read_header(path) -> dict[str, Tensor]:
       CheckpointError: the file is damaged, cut short, or claims what cannot be.
     """
     path = pathlib.Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise _bad(path, f"it has {size} bytes, its header claims {length} after the first 8")
-        if length > _MAX_HEADER_BYTES:
-            raise _bad(path, f"its header has {length} bytes, more than {_MAX_HEADER_BYTES}")
-        text = file.read(length)
+    try:
+        size, length, text = _read_text(path)
+    except OSError as error:
+        raise errors.CheckpointError(
+            f"it cannot be read ({error.strerror}); {path}; check what it is and its permissions"
+        ) from error
     header = _parse(path, text)
     tensors = {
         name: _tensor(path, name, entry, 8 + length)
@@ -84,6 +82,18 @@ def read_header(path) -> dict[str, Tensor]:
     }
     _check_layout(path, tensors, 8 + length, size)
     return tensors
+
+
+def _read_text(path: pathlib.Path) -> tuple[int, int, bytes]:
+    """Returns the size of the file, the length of the header and its text."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise _bad(path, f"it has {size} bytes, its header claims {length} after the first 8")
+        if length > _MAX_HEADER_BYTES:
+            raise _bad(path, f"its header has {length} bytes, more than {_MAX_HEADER_BYTES}")
+        return size, length, file.read(length)
 
 
 def _parse(path: pathlib.Path, text: bytes) -> dict:

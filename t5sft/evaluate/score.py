@@ -65,6 +65,8 @@ def score(
     """
     if file is None or model_dir is None:
         raise errors.ConfigError("score needs rows and weights; give FILE and --model_dir DIR")
+    if batch_size < 1:
+        raise errors.ConfigError(f"batch_size is {batch_size}; score; give at least 1")
     found = start.model_of(model_dir) or model
     if found is None:
         raise errors.ConfigError(

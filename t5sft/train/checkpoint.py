@@ -322,9 +322,10 @@ def find(path) -> epath.Path:
     for parent in (path / "checkpoints", path):
         if parent.is_dir() and (steps := [int(p.name) for p in _numbered(parent)]):
             return parent / str(max(steps))
+    lacks = "" if path.is_dir() else ", which is no directory"
     raise errors.CheckpointError(
-        f"no checkpoint; {path}; name a model directory, its checkpoints directory, one step of "
-        "it, or a directory written by save_params"
+        f"no checkpoint; {path}{lacks}; name a model directory, one step of it, what save_params "
+        "wrote, or a Hugging Face directory (config.json, *.safetensors)"
     )
 
 

@@ -148,3 +148,11 @@ def test_a_file_cut_while_it_is_read(tmp_path):
     path.write_bytes(pack(GOOD)[:-4])
     with pytest.raises(errors.CheckpointError, match="shorter while it was read"):
         safetensors.read(tensors["b"])
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("folder", "loop"):
+        with pytest.raises(errors.CheckpointError, match=f"it cannot be read .*{name}; check"):
+            safetensors.read_header(tmp_path / name)

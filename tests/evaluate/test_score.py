@@ -196,3 +196,8 @@ def test_output_is_a_file_of_the_rows(tmp_path):
     result = scored(file=file, model_dir=where, output=str(out))
     assert [json.loads(line) for line in out.read_text().splitlines()] == result["scores"]
     assert result["num_tokens"] == sum(row["num_tokens"] for row in result["scores"])
+
+
+def test_a_batch_of_nothing_is_refused(tmp_path):
+    with pytest.raises(errors.ConfigError, match="batch_size is 0; score; give at least 1"):
+        score.score(file="rows.jsonl", model_dir=str(tmp_path), batch_size=0)
