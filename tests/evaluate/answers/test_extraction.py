@@ -74,6 +74,7 @@ def test_bbh(response, chain, direct):
         ("dyck_languages", "])>", "] ) >", True),
         ("dyck_languages", "] )", "] ) >", False),
         ("movie_recommendation", "Monsters, Inc", "Monsters, Inc", True),
+        ("movie_recommendation", "Something Else", "Monsters, Inc", False),
         ("navigate", None, "No", False),
     ],
 )

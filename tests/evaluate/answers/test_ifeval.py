@@ -215,10 +215,8 @@ def test_an_unknown_relation_is_told():
 
 
 def test_languages_do_not_change_from_call_to_call():
-    mixed = "bonjour hello"
-    first = language.detect(mixed)
-    language.detect.cache_clear()
-    assert {language.detect(mixed)} == {first}
+    # Unseeded, langdetect takes this for English in some calls and for Tagalog in others.
+    assert len({language.detect.__wrapped__("an in") for _ in range(20)}) == 1
     assert language.detect("") is None
     assert language.detect(ENGLISH) == "en"
 

@@ -85,6 +85,14 @@ def test_a_question_may_name_itself_one():
     assert matching.match(["Question: one?"], rows(row)).responses == ["1"]
 
 
+def test_a_prompt_that_may_mean_two_questions_means_none():
+    found = matching.match(
+        ["one?", "Q: one?"], rows(by_prompt("Q: one?\nA:", "?"), by_prompt("one?", "1"))
+    )
+    assert found.responses == ["1", None]
+    assert found.account["unmatched"] == {"count": 1, "first": ["f:0"]}
+
+
 def test_an_index_that_contradicts_its_prompt_is_refused():
     row = {"index": 0, "prompt": "three?", "response": "3"}
     with pytest.raises(errors.DataError, match="index 0 is another question.*f:0"):

@@ -115,6 +115,17 @@ def test_bbh(corpora, tmp_path, capsys):
     }
 
 
+def test_bbh_by_another_rule(corpora, tmp_path, capsys):
+    path = corpora / "bbh" / "tasks" / "snarks.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"examples": [{"input": "Which?", "target": "(A)"}]}))
+    given = write(tmp_path / "p.jsonl", [{"index": 0, "response": "(B). No, the answer is (A)."}])
+    found, _ = run(capsys, given, "--task", "bbh_snarks")
+    assert found["metrics"]["accuracy"] == found["metrics"]["accuracy_exact"] == 1
+    found, _ = run(capsys, given, "--task", "bbh_snarks", "--extraction", "direct")
+    assert found["metrics"]["accuracy"] == found["metrics"]["accuracy_exact"] == 0
+
+
 def test_bbh_as_a_whole(corpora, tmp_path, capsys):
     (corpora / "bbh" / "tasks").mkdir(parents=True)
     for task in extraction.BBH_TASKS:
