@@ -56,7 +56,7 @@ def score(
       model: of a checkpoint that does not say it itself.
       data: names the vocabulary, if `vocabulary` does not; neither: the one beside the weights.
       output: a JSONL file for the rows with their scores; default standard output.
-      batch_size: rows computed together; the scores do not depend on it.
+      batch_size: rows computed together; it changes the rounding of the scores, no more.
       dtype: of the computation.
 
     Returns:
