@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from t5sft import errors
+from t5sft import errors, paths
 from t5sft.train import manifest, stored
 
 _LOG = logging.getLogger(__name__)
@@ -316,6 +316,8 @@ def save_params(path, params, run: dict, *, dtype: str | None = None) -> None:
 
 def find(path) -> epath.Path:
     """The directory that holds params/: `path` or the newest step below; or CheckpointError."""
+    with contextlib.suppress(FileNotFoundError):  # tasks/village/base_t5, from any directory
+        path = paths.find(str(path))
     path = _absolute(path)
     if (path / "params").is_dir():
         return path
@@ -323,17 +325,15 @@ def find(path) -> epath.Path:
         if parent.is_dir() and (steps := [int(p.name) for p in _numbered(parent)]):
             return parent / str(max(steps))
     lacks = "" if path.is_dir() else ", which is no directory"
-    raise errors.CheckpointError(
-        f"no checkpoint; {path}{lacks}; name a model directory, one step of it, what save_params "
-        "wrote, or a Hugging Face directory (config.json, *.safetensors)"
-    )
+    todo = "name a model directory, a step of it, or a Hugging Face directory (*.safetensors)"
+    raise errors.CheckpointError(f"no checkpoint; {path}{lacks}; {todo}")
 
 
 def _numbered(directory: epath.Path) -> list[epath.Path]:
     """Step directories; on a bucket a save in progress has none of the two files yet."""
     files = (manifest.NAME, _COMMIT_FILE)
-    paths = [path for path in directory.iterdir() if path.name.isdecimal()]
-    return [path for path in paths if any((path / file).exists() for file in files)]
+    steps = [path for path in directory.iterdir() if path.name.isdecimal()]
+    return [path for path in steps if any((path / file).exists() for file in files)]
 
 
 def _absolute(path) -> epath.Path:

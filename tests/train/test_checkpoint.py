@@ -452,3 +452,10 @@ def test_two_processes_save_restore_and_refuse_together(tmp_path):
     assert [line.startswith(same) for line in results] == [True, True], texts
     assert sum("data/data.json" in line for line in results) == 1
     assert sum("another process" in line for line in results) == 1
+
+
+def test_what_is_shipped_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (checkpoint.find("tasks/village/base_t5") / "params").is_dir()
+    with pytest.raises(errors.CheckpointError, match="no checkpoint; .*tasks/village/base_t6"):
+        checkpoint.find("tasks/village/base_t6")
