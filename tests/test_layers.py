@@ -62,3 +62,9 @@ def test_a_function_that_is_too_long_is_found(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "sizes.py"), str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 1 and "long has 71 lines, at most 70" in ran.stderr
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest takes two files of one name for one module, and collects neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

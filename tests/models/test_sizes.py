@@ -65,7 +65,8 @@ FOLDER = paths.folder("gin") / "models"
 
 
 def test_no_file_is_left_out():
-    assert {path.stem for path in FOLDER.glob("*.gin")} == {*SIZES}
+    brought = {"brought"}  # the model that the weights bring has no size of its own
+    assert {path.stem for path in FOLDER.glob("*.gin")} - brought == {*SIZES}
 
 
 @functools.cache
