@@ -60,7 +60,8 @@ def test_same_on_every_mesh_and_in_microbatches(name, mesh_name, microbatches):
 
     def compare(path, got, want, first):
         assert not np.array_equal(got, first), jax.tree_util.keystr(path)  # it was trained
-        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+        # On Intel one of 512 numbers lay 1.1e-6 of the largest away, Adam's root being near 0.
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=2e-6 * np.abs(want).max())
 
     jax.tree_util.tree_map_with_path(compare, params, expected, begun)
 
