@@ -20,7 +20,6 @@ import argparse
 import json
 import logging
 import pathlib
-import pickle
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -78,9 +77,9 @@ def make_parts(data: prepare.Data, layout: str, split: str, options) -> dict[str
             | "spread" >> beam.Reshuffle()
             | "tokenise" >> beam.Map(tokenise, data, layout)
             | "count" >> beam.CombineGlobally(add)
-            | "write" >> beam.Map(lambda total: counted.write_bytes(pickle.dumps(total)))
+            | "write" >> beam.Map(lambda total: counted.write_text(json.dumps(total)))
         )
-    return pickle.loads(counted.read_bytes())
+    return json.loads(counted.read_text())
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import pathlib
-import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,13 +40,13 @@ class Part(NamedTuple):
 
 def name(chunk: reading.Chunk) -> tuple[str, bytes]:
     """Returns the file name of a chunk's part, and the chunk as bytes."""
-    payload = pickle.dumps(chunk, protocol=5)
+    payload = reading.to_bytes(chunk)
     return f"{chunk.number:06d}-{hashlib.blake2b(payload, digest_size=8).hexdigest()}", payload
 
 
 def make(payload: bytes, path: str, task: str, data: "Data", layout: str) -> dict[str, int]:
     """Tokenises a chunk and writes its part; returns what it counts."""
-    part = tokenise(pickle.loads(payload), task, data, layout)
+    part = tokenise(reading.from_bytes(payload), task, data, layout)
     write(pathlib.Path(path), part)
     return part.counts
 

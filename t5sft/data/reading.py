@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgpack
 import numpy as np
 
 from t5sft import errors
@@ -33,6 +34,30 @@ class Chunk(NamedTuple):
     number: int  # its first example is number * CHUNK
     is_ids: bool  # columns are inputs, targets, weights: arrays; else text, as bytes
     columns: Mapping[str, list]
+
+
+def to_bytes(chunk: Chunk) -> bytes:
+    """Writes a chunk as msgpack, for another process: what came from data is never unpickled."""
+    return msgpack.packb(tuple(chunk), default=_plain)
+
+
+def from_bytes(data: bytes) -> Chunk:
+    """Reads what `to_bytes` wrote."""
+    return Chunk(*msgpack.unpackb(data, ext_hook=_array))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        head = [value.dtype.str, list(value.shape), value.tobytes()]
+        return msgpack.ExtType(1, msgpack.packb(head))
+    raise TypeError(f"a chunk holds a {type(value).__name__}")
+
+
+def _array(code: int, data: bytes) -> np.ndarray:
+    dtype, shape, values = msgpack.unpackb(data)
+    return np.frombuffer(values, dtype).reshape(shape)
 
 
 def provider(task: str, split: str) -> Any:

@@ -13,13 +13,13 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import struct
 import subprocess
 import sys
 from collections import deque
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from t5sft import errors
@@ -170,7 +170,7 @@ class Streamed(batches.Batches):
 
 def _examples(body: bytes) -> cache.Examples:
     """Returns the examples of a block, from the arrays of its parts."""
-    made = [dict(np.load(io.BytesIO(part))) for part in pickle.loads(body)]
+    made = [dict(np.load(io.BytesIO(part))) for part in msgpack.unpackb(body)]
     column = {key: np.concatenate([one[key] for one in made]) for key in made[0]}
     ends = {
         side: np.concatenate([[0], np.cumsum(column.pop(f"{side}.lengths"))])
@@ -200,19 +200,19 @@ def send(request: dict, out) -> None:
             vocabulary=vocab.load(data.vocabulary),
         ):  # fmt: skip
             if not chunk.number:
-                _frame(out, b"f", hashlib.sha256(pickle.dumps(chunk)).hexdigest()[:16].encode())
+                _frame(out, b"f", hashlib.sha256(reading.to_bytes(chunk)).hexdigest()[:16].encode())
             if chunk.number >= first_wanted:
-                waiting.append(pool.submit(tokenise, pickle.dumps(chunk), data, layout))
+                waiting.append(pool.submit(tokenise, reading.to_bytes(chunk), data, layout))
             while len(waiting) > 2 * pool.size + 1:
                 block.append(waiting.popleft().result())
                 if len(block) == CHUNKS:
-                    _frame(out, b"b", pickle.dumps(block))
+                    _frame(out, b"b", msgpack.packb(block))
                     block = []
 
 
 def tokenise(chunk: bytes, data: prepare.Data, layout: str) -> bytes:
     """Returns the arrays of a chunk's part, as the bytes of an .npz file."""
-    part = parts.tokenise(pickle.loads(chunk), data.task, data, layout)
+    part = parts.tokenise(reading.from_bytes(chunk), data.task, data, layout)
     left = {"hashes", "answers", "groups"}
     out = io.BytesIO()
     arrays: dict[str, Any] = {k: v for k, v in part.arrays.items() if k not in left}

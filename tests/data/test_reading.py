@@ -255,3 +255,23 @@ def test_ids_are_told_by_their_type_and_rank():
     assert features(inputs=([None], tf.float32), targets=([None], tf.float32)) == []
     assert features(targets=([None], tf.int64), text=([], tf.string)) == ["targets"]
     assert np.array_equal(reading._arrays(np.array([[1, 2]]))[0], [1, 2])
+
+
+def test_a_chunk_crosses_to_another_process_without_pickle():
+    ids = [np.array([3, 0, 7], np.int32), np.array([], np.int32)]
+    weights = [np.array([0.0, 0.5, 1.0], np.float32), np.zeros(0, np.float32)]
+    for chunk in (
+        reading.Chunk(0, False, {"inputs": [b"a\x00\xff", "ä".encode()], "targets": [b"", b"b"]}),
+        reading.Chunk(7, True, {"targets": ids, "weights": weights}),
+    ):
+        data = reading.to_bytes(chunk)
+        got = reading.from_bytes(data)
+        assert got[:2] == chunk[:2] and got.columns.keys() == chunk.columns.keys()
+        for name, column in chunk.columns.items():
+            for one, other in zip(got.columns[name], column, strict=True):
+                assert type(one) is type(other)
+                np.testing.assert_array_equal(one, other)
+                assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+        assert reading.to_bytes(got) == data
+    with pytest.raises(TypeError, match="object"):
+        reading.to_bytes(reading.Chunk(0, False, {"text": [object()]}))
