@@ -18,85 +18,8 @@ from typing import Any, NoReturn
 
 import t5sft
 from t5sft.errors import ConfigError, StorageError, T5sftError, suggest
+from t5sft.verbs import MACRO_FLAGS, VERBS
 
-_Flags = dict[str, tuple[Callable[[str], Any], str]]
-_MACRO_FLAGS: _Flags = {  # flag -> (type, help); each sets the macro of its name in capitals
-    "model_dir": (str, "directory of the run: checkpoints, logs, configuration"),
-    "data": (str, "where the task's data is"),
-    "init_from": (str, "checkpoint, Hugging Face directory or T5X checkpoint to start from"),
-    "steps": (int, "number of train steps"),
-    "batch_size": (int, "rows of a global batch"),
-}
-_VERBS: dict[str, tuple[str, _Flags]] = {
-    "train": ("train a model", {}),
-    "evaluate": (
-        "score a checkpoint on a task, or recorded answers without a model",
-        {
-            "task": (str, "task or mixture; of --predictions ifeval, gsm8k, bbh_NAME, squad, ..."),
-            "split": (str, "its split"),
-            "predictions": (str, "recorded answers, JSON Lines: response, and prompt or index"),
-            "extraction": (str, "rule that finds the answer in a response of --predictions"),
-            "output": (str, "file for what was judged of each of --predictions, JSON Lines"),
-        },
-    ),
-    "generate": (
-        "answer prompts with a checkpoint",
-        {
-            "prompt": (str, "one prompt"),
-            "inputs": (str, "file of prompts, JSON Lines"),
-            "output": (str, "file for the answers, JSON Lines"),
-        },
-    ),
-    "inspect": (
-        "show examples as the model sees them, with the tokens that are learnt",
-        {
-            "task": (str, "task or mixture"),
-            "split": (str, "its split"),
-            "num": (int, "number of rows"),
-            "step": (int, "show the batch of this train step; the first is 1"),
-            "html": (str, "write a page to this file"),
-        },
-    ),
-    "prepare": (
-        "tokenise a task once, for training to read, and tell what it holds",
-        {
-            "task": (str, "task or mixture"),
-            "splits": (lambda text: tuple(text.split(",")), "its splits, as train,validation"),
-            "sequence_length": (
-                str,
-                "measure packing in such rows, 2048 or 1024,512 (encoder,decoder); may be repeated",
-            ),
-            "workers": (int, "processes that tokenise"),
-        },
-    ),
-    "score": (
-        "tell how likely answers are, at any checkpoint or Hugging Face directory",
-        {
-            "file": (str, "JSON Lines with inputs and targets, or input_ids and target_ids"),
-            "model_dir": (str, "checkpoint of ours or Hugging Face directory"),
-            "output": (str, "file for the scores, JSON Lines"),
-            "vocabulary": (str, "tokenizer, where none lies beside the weights"),
-            "batch_size": (int, "rows computed together"),
-            "dtype": (str, "of the computation: float32 or bfloat16"),
-        },
-    ),
-    "convert": (
-        "turn Hugging Face or T5X weights into a checkpoint, or a checkpoint into Hugging Face",
-        {
-            "source": (str, "Hugging Face directory, T5X checkpoint, or checkpoint of ours"),
-            "target": (str, "directory to be made"),
-            "dtype": (str, "of the numbers written: float32, bfloat16 or float16"),
-            "family": (str, "model_type to write, such as llama"),
-            "tokenizer": (
-                str,
-                "directory or file of the tokenizer, where none lies beside the weights",
-            ),
-            "special_tokens": (str, "tokens to add, separated by commas"),
-            "max_shard_bytes": (int, "size of a safetensors file"),
-        },
-    ),
-}
-_POSITIONAL = ("file", "source", "target")  # flags without a name
 _EPILOG = """\
   --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
                         a text needs its quotes: --gin.TASK='"village_words"'
@@ -111,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
-    summary, flags = _VERBS[verb]
+    summary, _, flags, positional = VERBS[verb]
     parser = _Parser(
         prog=f"t5sft {verb}",
         description=summary,
@@ -123,11 +46,10 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=text)
     text = "let gin files import this module too; may be repeated"
     parser.add_argument("--gin_import", action="append", default=[], metavar="MODULE", help=text)
-    # What takes files as they are needs no run: no data, no steps.
-    shared = {} if set(_POSITIONAL) & set(flags) else _MACRO_FLAGS
+    shared = {} if positional else MACRO_FLAGS
     for name, (kind, text) in {**shared, **flags}.items():
         action = "append" if text.endswith("may be repeated") else "store"
-        name = name if name in _POSITIONAL else f"--{name}"
+        name = name if name in positional else f"--{name}"
         parser.add_argument(name, type=kind, action=action, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--verbose", action="store_true", help="traceback of an error")
@@ -135,7 +57,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _overview() -> str:
-    verbs = "\n".join(f"  {verb:10}{summary}" for verb, (summary, _) in _VERBS.items())
+    verbs = "\n".join(f"  {verb:10}{summary}" for verb, (summary, *_) in VERBS.items())
     return f"""\
 usage: t5sft VERB --gin_file FILE [--gin.NAME=value ...] [--model_dir DIR] [flags]
 
@@ -150,10 +72,10 @@ t5sft VERB --help lists the flags of a verb.
 def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace, list[str]]:
     """Returns the verb, its flags, and the texts NAME=value of --gin.NAME=value."""
     verb, *rest = arguments
-    if verb not in _VERBS:
+    if verb not in VERBS:
         kind = "flag" if verb.startswith("-") else "verb"
-        known = _VERBS if kind == "verb" else ["--help", "--version"]
-        verbs = ", ".join(_VERBS)
+        known = VERBS if kind == "verb" else ["--help", "--version"]
+        verbs = ", ".join(VERBS)
         raise ConfigError(
             f"unknown {kind} {verb!r}{suggest(verb, known)}; command line; use {verbs}"
         )
@@ -217,8 +139,8 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
         return _score_predictions(given, bindings)
     from t5sft import launch
 
-    own = _VERBS[verb][1]
-    macros = {n.upper(): given[n] for n in _MACRO_FLAGS if n in given and n not in own}
+    own = VERBS[verb].flags
+    macros = {n.upper(): given[n] for n in MACRO_FLAGS if n in given and n not in own}
     arguments = {name: given[name] for name in own if name in given}
     files = flags.gin_file
     model_dir = given.get("model_dir")

@@ -18,7 +18,7 @@ from typing import Any
 
 import gin
 
-from t5sft import paths, preflight, statements
+from t5sft import paths, preflight, statements, verbs
 from t5sft.errors import ConfigError, suggest
 from t5sft.statements import Binding, Import, Macro, Reference
 
@@ -27,15 +27,7 @@ if not hasattr(gin, "parse_config"):  # The folder gin/ of a checkout, found as 
 
 from gin import config_parser
 
-ROOTS = {
-    "train": "t5sft.train.run.train",
-    "evaluate": "t5sft.evaluate.run.evaluate",
-    "generate": "t5sft.evaluate.run.generate",
-    "inspect": "t5sft.data.inspect.inspect",
-    "prepare": "t5sft.data.prepare.prepare",
-    "score": "t5sft.evaluate.score.score",
-    "convert": "t5sft.train.exchange.convert",
-}
+ROOTS = {name: verb.root for name, verb in verbs.VERBS.items()}
 SAVED_CONFIG = "config.gin"  # where a run keeps its configuration, in its model directory
 
 

@@ -1,0 +1,112 @@
+"""The verbs of the command line: what each says of itself, the function it calls, its flags.
+
+Plain text, so that --help and a mistyped flag are answered without importing anything heavy.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Flags = dict[str, tuple[Callable[[str], Any], str]]  # name -> (type, help)
+
+
+class Verb(NamedTuple):
+    """One verb.
+
+    Args:
+      summary: one line of help.
+      root: dotted name of the function it calls; gin binds its parameters.
+      flags: parameters of that function which the command line sets.
+      positional: flags given without their name; a verb that has some takes files as they are, and
+        needs no run: none of MACRO_FLAGS.
+    """
+
+    summary: str
+    root: str
+    flags: Flags
+    positional: tuple[str, ...] = ()
+
+
+MACRO_FLAGS: Flags = {  # flag -> (type, help); each sets the macro of its name in capitals
+    "model_dir": (str, "directory of the run: checkpoints, logs, configuration"),
+    "data": (str, "where the task's data is"),
+    "init_from": (str, "checkpoint, Hugging Face directory or T5X checkpoint to start from"),
+    "steps": (int, "number of train steps"),
+    "batch_size": (int, "rows of a global batch"),
+}
+VERBS: dict[str, Verb] = {
+    "train": Verb("train a model", "t5sft.train.run.train", {}),
+    "evaluate": Verb(
+        "score a checkpoint on a task, or recorded answers without a model",
+        "t5sft.evaluate.run.evaluate",
+        {
+            "task": (str, "task or mixture; of --predictions ifeval, gsm8k, bbh_NAME, squad, ..."),
+            "split": (str, "its split"),
+            "predictions": (str, "recorded answers, JSON Lines: response, and prompt or index"),
+            "extraction": (str, "rule that finds the answer in a response of --predictions"),
+            "output": (str, "file for what was judged of each of --predictions, JSON Lines"),
+        },
+    ),
+    "generate": Verb(
+        "answer prompts with a checkpoint",
+        "t5sft.evaluate.run.generate",
+        {
+            "prompt": (str, "one prompt"),
+            "inputs": (str, "file of prompts, JSON Lines"),
+            "output": (str, "file for the answers, JSON Lines"),
+        },
+    ),
+    "inspect": Verb(
+        "show examples as the model sees them, with the tokens that are learnt",
+        "t5sft.data.inspect.inspect",
+        {
+            "task": (str, "task or mixture"),
+            "split": (str, "its split"),
+            "num": (int, "number of rows"),
+            "step": (int, "show the batch of this train step; the first is 1"),
+            "html": (str, "write a page to this file"),
+        },
+    ),
+    "prepare": Verb(
+        "tokenise a task once, for training to read, and tell what it holds",
+        "t5sft.data.prepare.prepare",
+        {
+            "task": (str, "task or mixture"),
+            "splits": (lambda text: tuple(text.split(",")), "its splits, as train,validation"),
+            "sequence_length": (
+                str,
+                "measure packing in such rows, 2048 or 1024,512 (encoder,decoder); may be repeated",
+            ),
+            "workers": (int, "processes that tokenise"),
+        },
+    ),
+    "score": Verb(
+        "tell how likely answers are, at any checkpoint or Hugging Face directory",
+        "t5sft.evaluate.score.score",
+        {
+            "file": (str, "JSON Lines with inputs and targets, or input_ids and target_ids"),
+            "model_dir": (str, "checkpoint of ours or Hugging Face directory"),
+            "output": (str, "file for the scores, JSON Lines"),
+            "vocabulary": (str, "tokenizer, where none lies beside the weights"),
+            "batch_size": (int, "rows computed together"),
+            "dtype": (str, "of the computation: float32 or bfloat16"),
+        },
+        positional=("file",),
+    ),
+    "convert": Verb(
+        "turn Hugging Face or T5X weights into a checkpoint, or a checkpoint into Hugging Face",
+        "t5sft.train.exchange.convert",
+        {
+            "source": (str, "Hugging Face directory, T5X checkpoint, or checkpoint of ours"),
+            "target": (str, "directory to be made"),
+            "dtype": (str, "of the numbers written: float32, bfloat16 or float16"),
+            "family": (str, "model_type to write, such as llama"),
+            "tokenizer": (
+                str,
+                "directory or file of the tokenizer, where none lies beside the weights",
+            ),
+            "special_tokens": (str, "tokens to add, separated by commas"),
+            "max_shard_bytes": (int, "size of a safetensors file"),
+        },
+        positional=("source", "target"),
+    ),
+}
