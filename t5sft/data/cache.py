@@ -78,11 +78,10 @@ def flatten(tokens: Sequence[preprocess.Tokens]) -> tuple[np.ndarray, dict[str, 
     """Returns offsets [n + 1] and the columns of n token sequences, one after the other."""
     offsets = np.cumsum([0, *(len(one.ids) for one in tokens)], dtype=np.int64)
     columns = {}
-    for name, dtype in COLUMNS:
-        flat = np.empty(offsets[-1], dtype)
-        for start, one in zip(offsets.tolist(), tokens, strict=False):
-            flat[start : start + len(one.ids)] = getattr(one, name)
-        columns[name] = flat + flat.dtype.type(0)  # no weight of -0.0
+    for i, (name, dtype) in enumerate(COLUMNS):
+        parts = [np.zeros(0, dtype), *(one[i] for one in tokens)]
+        columns[name] = np.concatenate(parts, dtype=dtype, casting="unsafe")
+    columns["weights"] += np.float32(0)  # no weight of -0.0
     return offsets, columns
 
 

@@ -128,8 +128,9 @@ def units(record: records.Record, options: Options) -> list[list[Ask]]:
         for i, message in enumerate(record.messages)
         if message.role == "assistant" and weights[i].learnt > 0
     ]
+    if learnt in ([], [len(weights) - 1]):
+        return [[Ask(record, weights)]]
     # Of an encoder-decoder's conversation only the last answer is learnt: one example for each.
     return [
-        [Ask(record._replace(messages=record.messages[: i + 1]), weights[: i + 1])]
-        for i in learnt or [len(weights) - 1]
+        [Ask(record._replace(messages=record.messages[: i + 1]), weights[: i + 1])] for i in learnt
     ]

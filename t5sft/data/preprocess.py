@@ -35,6 +35,7 @@ __all__ = [
 tokenize, end_ids, check = tokens.tokenize, tokens.end_ids, tokens.check
 language_model, span_corruption = denoising.language_model, denoising.span_corruption
 fit = truncation.fit
+_END = templates.Piece("eos", "control", 0.0, is_control=True)  # of an encoder's text
 
 
 class Made(NamedTuple):
@@ -152,14 +153,11 @@ def _make(
     sides: list[Sequence[templates.Piece]] = []
     for one in asked:
         pieces = templates.render(one.record, template, one.weights)
-        last = max(i for i, piece in enumerate(pieces) if piece.starts_response)
-        sides += [pieces[:last], pieces[last:]]
+        last = max([i for i, piece in enumerate(pieces) if piece.starts_response])
+        prompt = [p._replace(weight=0.0) if p.weight else p for p in pieces[:last]]
+        sides += [[*prompt, _END], pieces[last:]]
     made = tokens.tokenize_all(sides, vocabulary)
-    end = tokens.single(vocabulary.eos_id)
-    return [
-        Example(inputs._replace(weights=0 * inputs.weights) + end, targets)
-        for inputs, targets in zip(made[::2], made[1::2], strict=True)
-    ]
+    return list(map(Example, made[::2], made[1::2]))
 
 
 def _bos(template: templates.AnyTemplate) -> list[templates.Piece]:

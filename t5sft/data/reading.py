@@ -5,17 +5,19 @@ its own, token ids: `inputs` and `targets`, `targets` alone, or a feature conver
 go on as they are; what makes tokens of text runs elsewhere, in processes without TensorFlow.
 """
 
+import functools
 import inspect
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
 from t5sft import errors
-from t5sft.data import sources, vocab
+from t5sft.data import records, sources, vocab
 
 CHUNK = 1024  # examples of a chunk: a unit of work, the same for every number of workers
 IDS = {  # the features that hold ids, and what they are to us
@@ -147,6 +149,10 @@ def chunks(
     """
     import tensorflow as tf
 
+    made = _made(task, split)
+    if made is not None:
+        yield from _of_records(made, num_epochs)
+        return
     ds = dataset(task, split, lengths=lengths, seed=seed, num_epochs=num_epochs)
     flat = [] if as_text else ids_features(ds.element_spec)
     if flat and vocabulary is not None:
@@ -162,6 +168,30 @@ def chunks(
                 yield Chunk(number, False, {name: batch[name].tolist() for name in names})
     except tf.errors.OpError as error:
         raise _translate(error, f"task {task!r}, split {split!r}") from error
+
+
+def _made(task: str, split: str) -> Callable[[], Iterable[sources.Made]] | None:
+    """Returns what makes the records of a split, where SeqIO's pipeline would only carry them.
+
+    A source of `sources.from_records` under a task without preprocessors: through TensorFlow every
+    record would take longer than its reading.
+    """
+    found = provider(task, split)
+    make = getattr(getattr(found, "source", None), "make_records", None)
+    if make is None or found.preprocessors or found.requires_caching:
+        return None
+    return functools.partial(make, split)
+
+
+def _of_records(make: Callable[[], Iterable[sources.Made]], num_epochs: int | None):
+    """Yields the chunks that `dataset` would give of a source of records."""
+    epochs = itertools.count() if num_epochs is None else range(num_epochs)
+    texts = (records.to_json(one).encode() for _ in epochs for one in make())
+    for number in itertools.count():
+        values = list(itertools.islice(texts, CHUNK))
+        if not values:
+            return
+        yield Chunk(number, False, {"record": values})
 
 
 def _arrays(batch) -> list[np.ndarray]:

@@ -75,16 +75,21 @@ def to_json(record: Record | Dropped) -> str:
     A row that a task drops travels, too, so that it is counted with its reason.
     """
     if isinstance(record, Dropped):
-        return json.dumps({"dropped": str(record)}, ensure_ascii=False)
-    return json.dumps(_plain(record), ensure_ascii=False)
+        return _ENCODER.encode({"dropped": str(record)})
+    return _ENCODER.encode(_plain(record))
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
+    if value.__class__ is str or value.__class__ is float:
+        return value
+    if hasattr(value, "_fields"):
         defaults = value._field_defaults
         return {
             name: _plain(field)
-            for name, field in value._asdict().items()
+            for name, field in zip(value._fields, value, strict=True)
             if name not in defaults or field != defaults[name]
         }
     if isinstance(value, tuple):
@@ -109,10 +114,10 @@ def from_json(text: str) -> Record:
 
 
 def _messages(rows) -> tuple[Message, ...]:
-    return tuple(
-        Message(**{**row, "tool_calls": tuple(ToolCall(**x) for x in row.get("tool_calls", ()))})
-        for row in rows
-    )
+    for row in rows:
+        if "tool_calls" in row:
+            row["tool_calls"] = tuple(ToolCall(**call) for call in row["tool_calls"])
+    return tuple([Message(**row) for row in rows])
 
 
 def _text(value: Any) -> str:

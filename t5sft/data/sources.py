@@ -81,7 +81,7 @@ def from_records(
     """Returns a SeqIO source of records that are made as they are read, in order.
 
     Each example is one text, `record`: what `records.to_json` writes. Nothing is called before an
-    example, a file or a size is asked for. The source's `records` is `make`.
+    example, a file or a size is asked for. The source's `make_records` is `make`.
 
     Args:
       make: split -> records, or why a row gives none: that is counted where records are read.
@@ -93,7 +93,7 @@ def from_records(
 
     class Records(seqio.DataSource):
         supports_arbitrary_sharding = True
-        records = staticmethod(make)
+        make_records = staticmethod(make)
 
         def list_shards(self, split):
             return [str(path) for path in paths(split)]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+import json
 
 import numpy as np
 import pytest
@@ -275,3 +277,37 @@ def test_a_chunk_crosses_to_another_process_without_pickle():
         assert reading.to_bytes(got) == data
     with pytest.raises(TypeError, match="object"):
         reading.to_bytes(reading.Chunk(0, False, {"text": [object()]}))
+
+
+def test_records_are_read_as_seqio_would_carry_them(data, tmp_path, monkeypatch):
+    """Straight from their source, or through the task's pipeline: the same chunks to the byte."""
+    rows = [{"instruction": f"Say {i}.", "output": "" if i % 7 == 3 else f"{i}"} for i in range(50)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    source = sources.from_files(path, format="alpaca", held_out_every=5)
+    name = define.add_task("carried", source, fields=("record",), replace=True)
+    monkeypatch.setattr(reading, "CHUNK", 16)
+
+    def read(split, num_epochs):
+        found = reading.chunks(name, split, lengths=(0, 0), num_epochs=num_epochs)
+        return [reading.to_bytes(chunk) for chunk in itertools.islice(found, 9)]
+
+    asked = [("train", 1), ("validation", 1), ("train", 2), ("train", None)]
+    straight = [read(*one) for one in asked]
+    assert [len(chunks) for chunks in straight] == [3, 1, 5, 9]
+    monkeypatch.setattr(reading, "_made", lambda task, split: None)
+    assert [read(*one) for one in asked] == straight
+
+
+def test_a_task_with_preprocessors_of_its_own_goes_through_seqio(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "Once."}) + "\n" + json.dumps({"text": "Twice."}))
+    seqio = sources.load_seqio()
+    name = define.add_task("filtered", sources.from_files(path), fields=("record",), replace=True)
+    task = seqio.TaskRegistry.get(name)
+    seqio.TaskRegistry.remove(name)
+    keep = seqio.map_over_dataset(lambda row: {"record": row["record"] + b" "})
+    seqio.TaskRegistry.add_provider(name, task.replace(preprocessors=[keep]))
+    (chunk,) = reading.chunks(name, "train", lengths=(0, 0))
+    assert [value[-1:] for value in chunk.columns["record"]] == [b" ", b" "]
+    seqio.TaskRegistry.remove(name)

@@ -54,13 +54,13 @@ def folder(tmp_path, request):
 def test_conversations_of_tfds(folder):
     splits = {"train": "train[:75%]", "validation": "train[75%:]"}
     source = tfds_source.from_tfds("chats:1.0.0", splits, data_dir=folder)
-    got = {split: list(source.records(split)) for split in splits}
+    got = {split: list(source.make_records(split)) for split in splits}
     assert [len(made) for made in got.values()] == [15, 5]
     expected = [one for row in ROWS for one in readers.read_all(row, where="x")]
     assert sorted(map(records.to_json, got["train"] + got["validation"])) == sorted(
         map(records.to_json, expected)
     )
-    assert [records.to_json(one) for one in source.records("train")] == [
+    assert [records.to_json(one) for one in source.make_records("train")] == [
         row["record"].decode() for row in source.get_dataset("train").as_numpy_iterator()
     ]
     (shard,) = source.list_shards("validation")
@@ -69,6 +69,6 @@ def test_conversations_of_tfds(folder):
 
 def test_what_is_not_prepared_is_not_fetched(tmp_path):
     source = tfds_source.from_tfds("gsm8k_none", {"train": "train"}, data_dir=str(tmp_path))
-    for ask in (source.list_shards, lambda split: next(source.records(split))):
+    for ask in (source.list_shards, lambda split: next(source.make_records(split))):
         with pytest.raises(errors.DataError, match="gsm8k_none.*download_and_prepare"):
             ask("train")

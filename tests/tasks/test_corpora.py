@@ -110,7 +110,7 @@ def load(module, task=None):
 
 
 def made(task, split):
-    return list(sources.load_seqio().TaskRegistry.get(task).source.records(split))
+    return list(sources.load_seqio().TaskRegistry.get(task).source.make_records(split))
 
 
 @pytest.mark.parametrize(("module", "task", "split"), CASES)
@@ -143,7 +143,7 @@ def test_without_the_data_it_says_what_to_fetch_and_where_to_put_it(
     source = sources.load_seqio().TaskRegistry.get(task).source
     message = rf"no data of \w+; looked for {tmp_path}/.*; (fetch|write) .*T5SFT_DATA"
     with pytest.raises(errors.DataError, match=message):
-        next(iter(source.records(split)))
+        next(iter(source.make_records(split)))
     with pytest.raises(errors.DataError, match=message):
         source.list_shards(split)
 

@@ -50,7 +50,7 @@ def test_every_row_is_read_or_dropped_by_name(module, task, monkeypatch):
     monkeypatch.setenv("T5SFT_DATA", FOLDER)
     importlib.import_module(f"t5sft.tasks.{module}")
     source = sources.load_seqio().TaskRegistry.get(task).source
-    got = [x for split in source.splits for x in source.records(split)]
+    got = [x for split in source.splits for x in source.make_records(split)]
     assert len(got) == num_rows
     reasons = Counter(str(x) for x in got if isinstance(x, records.Dropped))
     assert reasons == DROPPED.get(task, Counter())

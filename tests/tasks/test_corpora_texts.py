@@ -31,7 +31,7 @@ def samples(monkeypatch):
 
 
 def made(task, split="train"):
-    return list(sources.load_seqio().TaskRegistry.get(task).source.records(split))
+    return list(sources.load_seqio().TaskRegistry.get(task).source.make_records(split))
 
 
 def pair(record):

@@ -92,40 +92,38 @@ class _Window:
     def __init__(self, stream: BinaryIO, max_bytes: int):
         self._stream, self._max = stream, max_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._dropped = ""  # what of the current line lies before the window: its length counts
-        self._line, self._column = 1, 1
-        self.text, self.is_whole = "", False
+        self._line, self._column = 1, 1  # of `at`
+        self.text, self.at, self.is_whole = "", 0, False  # what lies before `at` is done with
 
     def grow(self) -> bool:
         """Reads more; returns False at the end of the file or when the window is full."""
-        if self.is_whole or len(self.text) > self._max:
+        left = self.text[self.at :]
+        if self.is_whole or len(left) > self._max:
             return False
-        raw = self._stream.read(max(1 << 16, len(self.text)))
+        raw = self._stream.read(max(1 << 16, len(left)))
         self.is_whole = not raw
-        self.text += self._decoder.decode(raw, self.is_whole)
+        self.text, self.at = left + self._decoder.decode(raw, self.is_whole), 0
         return not self.is_whole
 
-    def drop(self, end: int):
-        """Forgets the text before `end`."""
+    def go(self, end: int):
+        """Moves on to `end`. The text before it is let go when the window grows, not row by row."""
         self._line, self._column = self.place(end)
-        self.text = self.text[end:]
+        self.at = end
 
     def place(self, position: int) -> tuple[int, int]:
-        """Returns line and column of a position in the window."""
-        newlines = self.text.count("\n", 0, position)
+        """Returns line and column of a position in the window, `at` or after it."""
+        newlines = self.text.count("\n", self.at, position)
         if not newlines:
-            return self._line, self._column + position
-        return self._line + newlines, position - self.text.rfind("\n", 0, position)
+            return self._line, self._column + position - self.at
+        return self._line + newlines, position - self.text.rfind("\n", self.at, position)
 
     def skip_space(self) -> str:
-        """Drops white space; returns the next character, or "" at the end of the file."""
+        """Passes over white space; returns the next character, or "" at the end of the file."""
         while True:
-            end = _SPACE.match(self.text).end()  # type: ignore[union-attr]
+            end = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
+            self.go(end)
             if end < len(self.text):
-                if end:
-                    self.drop(end)
-                return self.text[0]
-            self.drop(end)
+                return self.text[end]
             if not self.grow():
                 return ""
 
@@ -175,24 +173,24 @@ def _json_list(name: str, stream: BinaryIO, max_bytes: int) -> Iterator[Located]
     window = _Window(stream, max_bytes)
     if window.skip_space() != "[":
         _stop(name, window, "neither a list of rows nor an object")
-    window.drop(1)
+    window.go(window.at + 1)
     number, expected = 0, "a row or ]"
     while True:
         char = window.skip_space()
         if char == "]" and expected != "a row":
-            window.drop(1)
+            window.go(window.at + 1)
             if window.skip_space():
                 _stop(name, window, "more text after the list")
             return
         if number and expected == ", or ]":
             if char != ",":
                 _stop(name, window, f"expected {expected}, not {char!r}")
-            window.drop(1)
+            window.go(window.at + 1)
             expected = "a row"
             continue
         located, end = _element(name, window, number)
         yield located
-        window.drop(end)
+        window.go(end)
         number, expected = number + 1, ", or ]"
 
 
@@ -200,27 +198,26 @@ def _element(name: str, window: _Window, number: int) -> tuple[Located, int]:
     """Reads the value at the window's start; returns it and where it ends."""
     while True:
         try:
-            row, end = strict_json.scan(window.text, 0)
+            row, end = strict_json.scan(window.text, window.at)
             # A number may go on beyond the window: 12 of 12.5e3.
             is_ended = window.text[end : end + 1] in tuple(" \t\r\n,]")
             if isinstance(row, dict) or window.is_whole or is_ended:
-                text = window.text[: min(end, 200)]
-                line, _ = window.place(0)
+                text = window.text[window.at : min(end, window.at + 200)]
+                line, _ = window.place(window.at)
                 bad_or_row = _object(name, row, line, number, text)
                 return (line, number, bad_or_row), end
         except (ValueError, RecursionError):
-            end = (
-                strict_json.end_of_value(window.text, 0) if window.text[:1] in ("{", "[") else None
-            )
+            opens = window.text.startswith(("{", "["), window.at)
+            end = strict_json.end_of_value(window.text, window.at) if opens else None
             if end is not None:
                 break
         if not window.grow():
             break
-    text = window.text[:end]
+    text = window.text[window.at : end]
     fault = strict_json.find_fault(text) or Fault("not JSON")
     if end is None and not window.is_whole:
         fault = Fault("row is too long", 0, f"more than {len(text)} characters without an end")
-    line, column = window.place(fault.position)
+    line, column = window.place(window.at + fault.position)
     bad = Bad(name, fault.reason, str(fault), line, column, number, text)
     if end is None:
         _fail(bad)
@@ -228,8 +225,8 @@ def _element(name: str, window: _Window, number: int) -> tuple[Located, int]:
 
 
 def _stop(name: str, window: _Window, message: str) -> NoReturn:
-    line, column = window.place(0)
-    fault = strict_json.find_fault(window.text[:1])
+    line, column = window.place(window.at)
+    fault = strict_json.find_fault(window.text[window.at : window.at + 1])
     if fault and fault.reason in ("byte order mark", "not UTF-8"):
         message = str(fault)
     _fail(Bad(name, "not JSON", f"not JSON: {message}", line, column))
