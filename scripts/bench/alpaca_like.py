@@ -62,7 +62,7 @@ def write_cache(data: prepare.Data, layout: str, examples: list[preprocess.Examp
         learnt = sum(sum(example.targets.weights) for example in part)
         counts = {"read": len(part), "kept": len(part), "tokens": sum(tokens)}
         counts["learnt_tokens"] = int(learnt)
-        tasks = {data.task: {"rate": 1.0, **counts}}
+        tasks = {data.task: {"rate": 1.0, "content": directory.name, **counts}}
         origin = prepare.origin(data, layout, split, fingerprint.measure(data, []))
         cache.publish(temporary, directory, {**counts, "tasks": tasks, **origin})
 

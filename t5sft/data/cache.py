@@ -10,6 +10,7 @@ and a `card.json` that counts what was read, dropped and cut. It appears whole o
   labels [n] float32: of preferences and rankings; absent: none
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -59,7 +60,7 @@ class Split(NamedTuple):
     tasks: Mapping[str, Examples]
     rates: Mapping[str, float]
     card: dict
-    digest: str
+    digest: str  # of the examples themselves: what a run's position belongs to
     directory: pathlib.Path = pathlib.Path()
 
 
@@ -130,13 +131,15 @@ def read_split(directory: pathlib.Path) -> Split:
                 labels=files.pop("labels", None),
                 columns=files,
             )
+        contents = {task: entry["content"] for task, entry in card["tasks"].items()}
+        digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise errors.DataError(
             f"the prepared data is damaged: {error}; {directory}; remove the directory, "
             "it is made again"
         ) from error
     rates = {task: entry["rate"] for task, entry in card["tasks"].items()}
-    return Split(tasks, rates, card, directory.name, directory)
+    return Split(tasks, rates, card, digest, directory)
 
 
 def folder(task: str) -> str:

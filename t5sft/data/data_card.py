@@ -29,6 +29,7 @@ def of_task(rate: float, counts: Mapping[str, int], summary) -> dict:
             side: percentiles(summary.lengths[:, i]) for i, side in enumerate(("inputs", "targets"))
         },
         "duplicates": int(len(summary.hashes) - len(np.unique(summary.hashes))),
+        "content": summary.content,
         "warnings": answer_warnings(summary.answers, summary.groups, summary.names),
     }
 

@@ -1,8 +1,8 @@
 """Fingerprints: what a prepared split was made of, so that a changed part makes it anew.
 
-The settings (with tokenizer, template, code and versions) are hashed at once. Source files are
-known only once SeqIO is imported: the card lists them, and whoever finds a card compares them with
-the disk, by size and time of change, by content where these differ. No TensorFlow here.
+The settings (with tokenizer, template, task modules and versions) are hashed at once. Source files
+are known only once SeqIO is imported: the card lists them, and whoever finds a card compares them
+with the disk, by size and time of change, by content where these differ. No TensorFlow here.
 """
 
 import ast
@@ -19,19 +19,16 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import t5sft
 from t5sft import errors
 from t5sft.data import templates, vocab
 
 if TYPE_CHECKING:
     from t5sft.data.prepare import Data
 
-FORMAT = 2  # of the files of a prepared split
-# Modules of t5sft.data that read, check or show what is prepared: they decide no token.
-_AFTERWARDS = (
-    *("batches", "beam", "card_page", "converters", "data_card", "figures", "finding"),
-    *("fingerprint", "inspect", "mixture", "packing", "page", "stream", "summary", "units"),
-)
+FORMAT = 3  # of the files of a prepared split
+# Of what a row becomes: readers, templates, policies, tokens. Raised when any of them gives other
+# tokens (tests/golden/test_tokens.py tells), so that prepared data outlives every other change.
+SEMANTICS = 1
 _PACKAGES = ("seqio", "tensorflow-datasets", "sentencepiece", "tokenizers", "jinja2")
 _RACY_NS = 2_000_000_000  # a file changed so shortly before it was measured may change unseen
 _ROOT = "$T5SFT_DATA/"
@@ -48,20 +45,12 @@ def settings(data: "Data", layout: str, split: str) -> dict[str, Any]:
     values |= {"layout": layout, "split": split, "vocabulary": vocab.load(data.vocabulary)}
     values["vocabulary"] = values["vocabulary"].fingerprint()
     values["template_content"] = templates.fingerprint(data.template)
-    folder = pathlib.Path(__file__).parent
-    code = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and "__pycache__" not in path.parts
-        and path.relative_to(folder).parts[0].removesuffix(".py") not in _AFTERWARDS
-    ]
-    values["code"] = {path.relative_to(folder).as_posix(): sha256(path) for path in code}
+    values["code"] = {}
     values["modules"] = list(data.modules)
     for module in data.modules:
         for path in _sources(module, set()):
             values["code"][f"{module}: {path.name}"] = sha256(path)
-    values["version"] = {"t5sft": t5sft.__version__, "format": FORMAT}
+    values["version"] = {"format": FORMAT, "semantics": SEMANTICS}
     for package in _PACKAGES:
         try:
             number = importlib.metadata.version(package)

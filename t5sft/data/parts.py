@@ -222,11 +222,21 @@ def _hash(value: bytes) -> int:
 def write(path: pathlib.Path, part: Part):
     """Writes a part; the file is there whole, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    told = json.dumps({"counts": part.counts, "groups": part.groups}).encode()
+    about = {"counts": part.counts, "groups": part.groups, "content": _content(part.arrays)}
+    told = json.dumps(about).encode()
     with open(temporary, "wb") as file:
         arrays: dict[str, Any] = {**part.arrays, "about": np.frombuffer(told, np.uint8)}
         np.savez(file, **arrays)
     os.replace(temporary, path)
+
+
+def _content(arrays: Mapping[str, np.ndarray]) -> str:
+    """Stands for what training sees of a part's examples."""
+    found = hashlib.blake2b(digest_size=16)
+    for key in sorted(arrays.keys() - {"hashes", "answers", "groups"}):
+        found.update(f"{key} {arrays[key].dtype.str} {len(arrays[key])} ".encode())
+        found.update(np.ascontiguousarray(arrays[key]).data)
+    return found.hexdigest()
 
 
 def read(path: pathlib.Path) -> Part:
@@ -254,6 +264,7 @@ class Summary(NamedTuple):
     answers: np.ndarray  # [n]
     groups: np.ndarray  # [n] index into names
     names: list[str]  # templates of the task, "" for none
+    content: str  # stands for the examples, whatever the code that made them
 
 
 def merge(directory: pathlib.Path, paths: Sequence[pathlib.Path]) -> Summary:
@@ -261,11 +272,14 @@ def merge(directory: pathlib.Path, paths: Sequence[pathlib.Path]) -> Summary:
     directory.mkdir(parents=True)
     small: dict[str, list] = {}
     names: dict[str, int] = {}
+    content = hashlib.blake2b(digest_size=16)
     for path in paths:
         with np.load(path) as file:
             for key in _SMALL:
                 small.setdefault(key, []).append(file[key])
-            told = json.loads(file["about"].tobytes())["groups"]
+            about = json.loads(file["about"].tobytes())
+            content.update(about["content"].encode())
+            told = about["groups"]
             numbers = np.asarray([names.setdefault(name, len(names)) for name in told], np.int32)
             small.setdefault("groups", []).append(numbers[file["groups"]])
     column = {key: np.concatenate(values) for key, values in small.items()}
@@ -288,7 +302,8 @@ def merge(directory: pathlib.Path, paths: Sequence[pathlib.Path]) -> Summary:
                 out[start[key] : start[key] + len(values)] = values
                 start[key] += len(values)
     lengths = np.stack([column["inputs.lengths"], column["targets.lengths"]], axis=1)
-    return Summary(lengths, column["hashes"], column["answers"], column["groups"], list(names))
+    told = (column["hashes"], column["answers"], column["groups"], list(names))
+    return Summary(lengths, *told, content.hexdigest())
 
 
 _SMALL = (

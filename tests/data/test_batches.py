@@ -38,7 +38,8 @@ def split(tmp_path, layout="encoder_decoder", sizes=(40, 25, 7), rates=(1.0, 1.0
                 inputs, targets = preprocess.EMPTY, inputs + targets
             made.append(preprocess.Example(inputs, targets))
         cache.write_task(tmp_path / f"task{task}", made, list(range(size)))
-        tasks[f"task{task}"] = {"rate": rates[task], "read": size, "kept": size}
+        counts = {"read": size, "kept": size}
+        tasks[f"task{task}"] = {"rate": rates[task], "content": str(tmp_path), **counts}
     (tmp_path / "card.json").write_text(json.dumps({"tasks": tasks}))
     return cache.read_split(tmp_path)
 

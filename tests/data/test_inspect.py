@@ -33,7 +33,9 @@ def run(request, tmp_path, monkeypatch):
     np.save(tmp_path / "toy" / "t" / "units.npy", np.arange(0, 41, 2))
     np.save(tmp_path / "toy" / "t" / "labels.npy", np.tile(np.float32([1, 0]), 20))
     counts = {"read": 40, "kept": 40, "tokens": 9, "learnt_tokens": 4}
-    cache.write_card(tmp_path / "toy", {**counts, "tasks": {"t": {"rate": 1.0, **counts}}})
+    cache.write_card(
+        tmp_path / "toy", {**counts, "tasks": {"t": {"rate": 1.0, "content": "", **counts}}}
+    )
     split = cache.read_split(tmp_path / "toy")
     ready = types.SimpleNamespace(result=lambda: [split])
     monkeypatch.setattr(prepare, "Preparation", lambda *_: ready)

@@ -1,6 +1,7 @@
 """The cache appears whole or not at all, and counts what it left out."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -190,6 +191,28 @@ def test_the_quicker_of_two_processes_wins(data, tmp_path):
     cache.publish(slower, target, {"tasks": {}})
     assert not slower.exists()
     assert len(cache.read_split(target).tasks["toy_file"]) == 1
+
+
+def test_a_position_belongs_to_the_examples_not_to_the_code_that_made_them(
+    data, tmp_path, monkeypatch
+):
+    """Another cache of the same tokens goes on with a run; a weight more is another run's."""
+    module = tmp_path / "rows_of_one.py"
+    module.write_text("from toy_task import *\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    data = dataclasses.replace(data, modules=("rows_of_one",))
+    paths, digests = [], []
+    for changed in ({}, {}, {"prompt_weight": 0.5}, {"learn": "last_assistant"}):
+        made = dataclasses.replace(data, **changed)
+        paths.append(prepare.prepare_split(made, "decoder", "train"))
+        digests.append(cache.read_split(paths[-1]).digest)
+        module.write_text("from toy_task import *  # the same, said otherwise\n")
+    assert len(set(paths)) == 4
+    assert digests[0] == digests[1] == digests[3] != digests[2]
+    write_rows(pathlib.Path(data.data), [("ask", "answer"), ("ask", "more")])
+    more = cache.read_split(prepare.prepare_split(data, "decoder", "train")).digest
+    assert more not in digests
 
 
 def test_a_damaged_cache_says_what_to_do(data):

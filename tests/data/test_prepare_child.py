@@ -102,7 +102,7 @@ def test_a_child_prepares_and_this_process_stays_without_tensorflow(tmp_path):
         for column, values in examples.columns.items():
             np.testing.assert_array_equal(got.tasks[task].columns[column], values)
     finished = [path.name for path in (tmp_path / "prepared").glob("[!.]*")]
-    assert finished == [got.digest]
+    assert finished == [got.directory.name] and got.digest == expected.digest
 
 
 def test_what_a_worker_needs_is_without_tensorflow_and_jax():

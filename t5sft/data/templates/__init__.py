@@ -70,7 +70,19 @@ def _as_text(name: str) -> Template:
 
 def fingerprint(name: str) -> str:
     """Returns what changes whenever the template's text changes: part of a cache's name."""
-    return hashlib.sha256(repr(get(name)).encode()).hexdigest()
+    return hashlib.sha256(repr(_told(get(name))).encode()).hexdigest()
+
+
+def _told(value):
+    """Returns a template as plain values; what is as by default is left out, so that an upgrade
+    may add fields."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _told(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if getattr(value, field.name) != field.default
+        }
+    return {key: _told(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def render(
