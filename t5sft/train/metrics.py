@@ -107,6 +107,12 @@ def read(directory) -> list[dict]:
     ]
 
 
+def say(line: str) -> None:
+    """Prints a line on stderr, on the first process only."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
 def _whole_lines(path: pathlib.Path) -> list[dict]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():

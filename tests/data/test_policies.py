@@ -6,7 +6,7 @@ import pytest
 
 from t5sft import errors
 from t5sft.data import policies, preprocess, records, templates, vocab
-from t5sft.train import run
+from t5sft.train import inputs
 
 BYTES = vocab.load("bytes")
 QUESTION = records.Message("user", "q?")
@@ -67,8 +67,8 @@ def test_training_refuses_labels_that_no_objective_reads():
     """The rejected answers of preferences were learnt as if they were good ones."""
     split = types.SimpleNamespace(tasks={"pairs": types.SimpleNamespace(labels=[1.0, 0.0])})
     with pytest.raises(errors.ConfigError, match="'pairs' holds answers with labels, train.*best"):
-        run._refuse_labels("train", split)
-    run._refuse_labels(
+        inputs._refuse_labels("train", split)
+    inputs._refuse_labels(
         "train", types.SimpleNamespace(tasks={"t": types.SimpleNamespace(labels=None)})
     )
 

@@ -20,7 +20,7 @@ from golden import stream
 from t5sft import errors
 from t5sft.data import mixture, prepare, vocab
 from t5sft.models import t5
-from t5sft.train import checkpoint, exchange, metrics, optim, run, start, state
+from t5sft.train import checkpoint, exchange, inputs, metrics, optim, run, start, state
 
 SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
 MODEL = t5.T5(num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.1, **SIZES)
@@ -62,7 +62,7 @@ def hurry():
 def data(tmp_path_factory):
     """The toy mixture, prepared in this process."""
     out = dataclasses.replace(DATA, cache_dir=str(tmp_path_factory.mktemp("cache")))
-    for split in run.SPLITS:
+    for split in inputs.SPLITS:
         prepare.prepare_split(out, "encoder_decoder", split)
     return out
 
@@ -140,9 +140,9 @@ def test_stopped_and_restarted_is_the_same_to_the_bit(data, whole, tmp_path):
 
 def test_examples_of_an_epoch_are_seen_once_each(data, whole):
     """What the ten steps learnt, told by the positions of their checkpoints."""
-    splits = prepare.Preparation(data, MODEL.layout, run.SPLITS).result()
+    splits = prepare.Preparation(data, MODEL.layout, inputs.SPLITS).result()
     vocabulary = vocab.load(data.vocabulary)
-    batches, _ = run._batches(splits, data, MODEL, vocabulary, batch_size=4, seed=0)
+    batches, _ = inputs.batches(splits, data, MODEL, vocabulary, batch_size=4, seed=0)
     rows, position = [], run.batches_lib.Position()
     for _ in range(LAST):
         more, position = batches.batch_rows(position)
@@ -246,7 +246,7 @@ def test_a_finished_run_has_nothing_to_do(data, whole, capfd):
 def test_resuming_with_other_data_is_refused_and_named(data, whole, monkeypatch, change, named):
     if "data" in change:
         data = dataclasses.replace(data, template="lines")
-        for split in run.SPLITS:
+        for split in inputs.SPLITS:
             prepare.prepare_split(data, "encoder_decoder", split)
         change = {}
     usual = build(MODEL, run.sft.sft, OPTIMIZER, **as_compiled())
