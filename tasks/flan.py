@@ -32,7 +32,7 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from t5sft import errors
@@ -101,24 +101,30 @@ def templates(task: str, style: str) -> list[patterns.Pattern]:
     return found[task]
 
 
-def rows(task: str, split: str) -> list[Mapping[str, Any]]:
-    """Returns the first rows of a split, as many as FLAN takes."""
-    limited = itertools.islice(corpus(task).rows(split), MAX_ROWS[split])
-    return [row for _, _, row in limited]
+def rows(
+    task: str, split: str, chosen: Sequence[patterns.Pattern], dropped: list | None = None
+) -> list[Mapping[str, Any]]:
+    """Returns the first rows of a split, as many as FLAN takes; `dropped` takes the bad ones."""
+    named = dict.fromkeys(field for pattern in chosen for field in patterns.fields_of(pattern))
+    needs = [field for field in named if field not in patterns.OPTIONS_FIELDS]
+    found = corpus(task).rows(split, dropped, needs=needs)
+    return [row for _, _, row in itertools.islice(found, MAX_ROWS[split])]
 
 
 def make(task: str, style: str, split: str) -> Iterator[corpora.Made]:
     """Yields the examples of a task in a style; exemplars come from its training rows."""
     settings = STYLES[style][1]
-    pool = rows(task, "train") if settings.shots and split != "train" else None
     every = templates(task, style)
     chosen = patterns.part_of(every, STYLES[style][0])
-    queries = rows(task, split)
+    pool = rows(task, "train", chosen) if settings.shots and split != "train" else None
+    bad: list[corpora.Made] = []
+    queries = rows(task, split, chosen, bad)
     for one in render.render(f"flan_{task}", queries, chosen, settings, exemplars=pool):
         if isinstance(one, render.Rendered) and STYLES[style][0] == "held_out":
             number = int(one.metadata["template"]) + len(every) - len(chosen)
             one.metadata["template"] = str(number)
         yield corpora.rendered(one, task=task, cluster=CLUSTER_OF[task])
+    yield from bad
 
 
 def _paths(task: str, style: str, split: str) -> list[pathlib.Path]:

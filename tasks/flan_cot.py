@@ -50,21 +50,24 @@ def corpus(name: str) -> corpora.Corpus:
     )
 
 
-def rows(name: str, split: str) -> list[dict[str, str]]:
-    """Returns the rows of a set, the line ends that the file spells out put in."""
+def rows(name: str, split: str, dropped: list | None = None) -> list[dict[str, str]]:
+    """Returns the rows of a set, the line ends that the file spells out put in; `dropped` takes
+    the bad ones."""
     return [
         {field: text.replace("\\n", "\n").strip() for field, text in row.items()}
-        for _, _, row in corpus(name).rows(split)
+        for _, _, row in corpus(name).rows(split, dropped)
     ]
 
 
 def make(name: str, style: str, split: str) -> Iterator[corpora.Made]:
     """Yields the examples of one set in one style; exemplars come from the training rows."""
     patterns, settings = STYLES[style]
-    queries = rows(name, split)
+    bad: list[corpora.Made] = []
+    queries = rows(name, split, bad)
     pool = rows(name, "train") if settings.shots and split != "train" else None
     for made in render.render(f"cot_{name}{style}", queries, patterns, settings, exemplars=pool):
         yield corpora.rendered(made, cluster="chain of thought")
+    yield from bad
 
 
 def _add(name: str, style: str) -> str:

@@ -59,12 +59,14 @@ def prompts(folder: str) -> dict[str, promptsource.Prompt]:
 def make(folder: str, name: str, split: str, *, seed: int = 0) -> Iterator[corpora.Made]:
     """Yields the rows of a split written by one template."""
     writer = promptsource.Writer(prompts(folder)[name])
-    for index, _, row in corpus(folder).rows(split):
+    bad: list[corpora.Made] = []
+    for index, _, row in corpus(folder).rows(split, bad):
         made = writer.apply(row, seed, name, index)
         if made is None:
             yield records.Dropped("the template has no target")
             continue
         yield corpora.answered(made.inputs, made.targets, template=name)
+    yield from bad
 
 
 def _paths(folder: str, split: str) -> list[pathlib.Path]:

@@ -22,7 +22,7 @@ import pathlib
 from collections.abc import Iterator
 
 from t5sft import errors
-from t5sft.data import corpora, define, files, sources
+from t5sft.data import corpora, define, files, records, sources
 from t5sft.evaluate import scores
 from t5sft.tasks import natural_instructions
 
@@ -61,16 +61,22 @@ def paths(split: str) -> list[pathlib.Path]:
 def make(split: str, encoding: natural_instructions.Encoding) -> Iterator[corpora.Made]:
     """Yields the instances of a split's tasks, at most MAX_INSTANCES of each."""
     index = -1
+    bad: list[files.Bad] = []
+    corpora.own_rows_only(FOLDER)
     for path in paths(split):
         task = path.name.partition(".json")[0]
-        rows = files.read_rows([path], **corpora.bad_rows(f"{FOLDER}/{task}-{split}"))
+        policy = corpora.bad_rows(f"{FOLDER}/{task}-{split}")
+        rows = files.read_rows([path], tell=bad.append, **policy)
         for number, (where, row) in enumerate(itertools.islice(rows, MAX_INSTANCES)):
             index += 1
             is_held_out = index % corpora.HELD_OUT_EVERY == corpora.HELD_OUT_EVERY - 1
             if split == "test" or is_held_out == (split == "validation"):
+                row = corpora.renamed(row, where)
                 yield natural_instructions.read(
                     row, where=where, task=task, index=number, encoding=encoding
                 )
+    if split != "validation":  # whose rows are among those of "train"
+        yield from (records.Dropped(f"bad row: {one.reason}") for one in bad)
 
 
 def _read_v1(row, where, index):

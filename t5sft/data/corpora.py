@@ -15,9 +15,9 @@ from t5sft.data import define, files, readers, records, sources
 from t5sft.data.flan import render
 
 HELD_OUT_EVERY = 50
-# What a run does with bad rows. Tasks are registered when their module is imported, without a run's
+# How a run reads its rows. Tasks are registered when their module is imported, without a run's
 # settings: these come by `follow`.
-_BAD_ROWS: dict[str, Any] = {"on_bad_record": "error", "folder": None}
+_RUN: dict[str, Any] = {"on_bad_record": "error", "folder": None, "format": None, "columns": None}
 Made = records.Record | records.Dropped
 Read = Callable[[Mapping[str, Any], str, int], "Made | Iterable[Made]"]
 
@@ -45,21 +45,54 @@ class Corpus(NamedTuple):
         """
         return files.find(self.folder, self.parts[split].pattern, how_to_get=self.how_to_get)
 
-    def rows(self, split: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yields (index, where, row) of a split; the index counts all rows of its files."""
-        for index, place, row in self._located(split, self._rejects(split)):
-            if not isinstance(row, files.Bad):
-                yield index, str(place), row
+    def rows(
+        self,
+        split: str,
+        dropped: list[records.Dropped] | None = None,
+        *,
+        needs: Sequence[str] = (),
+    ) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Yields (index, where, row) of a split; the index counts all rows of its files.
+
+        Args:
+          dropped: takes a Dropped for every bad row passed over: whoever makes the records yields
+            them, too, so that they are counted.
+          needs: fields without which a row is a bad one.
+        """
+        own_rows_only(self.folder)
+
+        def check(row, where, index):
+            for field in needs:
+                if not isinstance(row.get(field), str | int | float):
+                    raise errors.DataError(
+                        f"no text in the field {field!r}{errors.suggest(field, row)}; {where}; "
+                        f"the row has {', '.join(sorted(row)) or 'no fields'}"
+                    )
+            return [(index, where, row)]
+
+        for made in self._made(split, check):
+            if not isinstance(made, records.Dropped):
+                yield made
+            elif dropped is not None:
+                dropped.append(made)
 
     def read(self, split: str, read: Read) -> Iterator[Made]:
-        """Yields what `read(row, where, index)` makes of the rows: one record or several."""
+        """Yields what `read(row, where, index)` makes of the rows: one record or several.
+
+        A format that the run names takes the place of `read`.
+        """
+        named = _RUN["format"]
+        yield from self._made(split, read if named is None else _instances(named))
+
+    def _made(self, split: str, make: Callable) -> Iterator[Any]:
+        """Yields what `make(row, where, index)` gives, and a Dropped for every bad row."""
         rejects = self._rejects(split)
         for index, place, row in self._located(split, rejects):
             if isinstance(row, files.Bad):
                 yield records.Dropped(f"bad row: {row.reason}")
                 continue
             try:
-                made = read(row, str(place), index)
+                made = make(renamed(row, str(place)), str(place), index)
                 if isinstance(made, records.Record | records.Dropped):
                     made = [made]
                 every = list(made)
@@ -92,8 +125,9 @@ class Corpus(NamedTuple):
 
 
 def follow(data: Any):
-    """Takes over what `prepare.Data` says of bad rows, for all corpora of this process."""
-    _BAD_ROWS.update(on_bad_record=data.on_bad_record, folder=sources.rejected(data))
+    """Takes over what `prepare.Data` says of rows, for all corpora of this process."""
+    own = {name: getattr(data, name) for name in ("on_bad_record", "format", "columns")}
+    _RUN.update(own, folder=sources.rejected(data))
 
 
 def bad_rows(name: str) -> dict[str, Any]:
@@ -102,9 +136,32 @@ def bad_rows(name: str) -> dict[str, Any]:
     Args:
       name: of the rows, for the file that keeps the bad ones.
     """
-    folder = _BAD_ROWS["folder"]
+    folder = _RUN["folder"]
     kept = folder and folder / f"{name}.jsonl"
-    return {"on_bad_record": _BAD_ROWS["on_bad_record"], "rejected": kept}
+    return {"on_bad_record": _RUN["on_bad_record"], "rejected": kept}
+
+
+def renamed(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Adds the fields that the run's `columns` find in a row under other names."""
+    columns = _RUN["columns"]
+    return {**row, **readers.fields.rename(row, columns, where)} if columns else row
+
+
+def own_rows_only(folder: str):
+    """Refuses a run's `format` for a corpus whose rows are no records yet.
+
+    Raises:
+      ConfigError: the run names one.
+    """
+    if _RUN["format"] is not None:
+        raise errors.ConfigError(
+            f"format {_RUN['format']!r} cannot be: templates of {folder} are filled with fields; "
+            "Data.format; leave it None (columns may map fields), or read the rows by task 'file'"
+        )
+
+
+def _instances(format: str) -> Read:
+    return lambda row, where, index: readers.read_all(row, format, where=where)
 
 
 def folder(name: str) -> pathlib.Path:

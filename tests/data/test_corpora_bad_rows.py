@@ -27,10 +27,11 @@ def follow(tmp_path, monkeypatch):
     (tmp_path / "qa").mkdir()
     (tmp_path / "qa" / "all.jsonl").write_text("\n".join(rows))
     monkeypatch.setenv("T5SFT_DATA", str(tmp_path))
-    monkeypatch.setattr(corpora, "_BAD_ROWS", dict(corpora._BAD_ROWS))
+    monkeypatch.setattr(corpora, "_RUN", dict(corpora._RUN))
 
-    def follow(on_bad_record):
+    def follow(on_bad_record, **changed):
         settings = {"on_bad_record": on_bad_record, "cache_dir": str(tmp_path / "cache")}
+        settings |= {"format": None, "columns": None, **changed}
         corpora.follow(types.SimpleNamespace(**settings))
         return tmp_path / "cache" / "rejected" / "qa"
 
@@ -71,3 +72,42 @@ def test_too_many_bad_rows_of_a_corpus_are_an_error(follow, tmp_path):
     (tmp_path / "qa" / "all.jsonl").write_text("{}\n" * 100)
     with pytest.raises(errors.DataError, match="98 of 98 rows are bad: 98 does not fit the format"):
         list(CORPUS.read("train", read))
+
+
+def test_columns_and_format_of_a_run_reach_corpora(follow, tmp_path):
+    """They reached files of one's own alone, and were ignored without a word elsewhere."""
+    row = {"question": "1+1?", "a": "2", "deep": {"q": ["x", "1+2?"]}}
+    (tmp_path / "qa" / "all.jsonl").write_text(json.dumps(row))
+    with pytest.raises(errors.DataError, match="no field 'q'"):
+        list(CORPUS.read("train", read))
+    for theirs, prompt in (("question", "1+1?"), ("deep.q.1", "1+2?")):
+        follow("error", columns={"q": theirs})
+        (made,) = CORPUS.read("train", read)
+        assert [message.content for message in made.messages] == [prompt, "2"]
+        assert [row["q"] for _, _, row in CORPUS.rows("train")] == [prompt]
+    follow("error", columns={"q": "query"})
+    with pytest.raises(errors.DataError, match=r"no column 'query' for q; .*all.jsonl:1; the row"):
+        list(CORPUS.read("train", read))
+    follow("skip", columns={"q": "query"})
+    assert contents(CORPUS.read("train", read)) == ["bad row: does not fit the format"]
+
+    row = {"instruction": "Add.", "instances": [{"input": n, "output": n} for n in ("1", "2")]}
+    (tmp_path / "qa" / "all.jsonl").write_text(json.dumps(row))
+    follow("error", format="self_instruct")
+    assert contents(CORPUS.read("train", read)) == ["1", "2"]
+    follow("error", format="self_instrukt")
+    with pytest.raises(errors.ConfigError, match="did you mean 'self_instruct'"):
+        list(CORPUS.read("train", read))
+    with pytest.raises(errors.ConfigError, match="templates of qa .*Data.format; leave it None"):
+        list(CORPUS.rows("train"))
+
+
+def test_rows_passed_over_are_handed_to_who_makes_the_records(follow):
+    follow("skip")
+    dropped: list = []
+    rows = list(CORPUS.rows("train", dropped, needs=["q", "a"]))
+    assert len(rows) == 116
+    assert [str(one) for one in dropped] == [
+        "bad row: number is not finite",
+        "bad row: does not fit the format",
+    ]

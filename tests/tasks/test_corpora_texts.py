@@ -1,11 +1,14 @@
 """What the samples of the public data become, in full."""
 
+import dataclasses
+import json
 import pathlib
+import shutil
 
 import pytest
 
 from t5sft import errors
-from t5sft.data import define, prepare, records, sources
+from t5sft.data import corpora, define, prepare, records, sources
 from t5sft.data.records import Message
 from t5sft.tasks import (
     conversations,
@@ -350,3 +353,40 @@ def test_promptsource_makes_a_task_of_every_template():
     ]
     assert set(define.rates("promptsource_original")) == {"promptsource_trees_Is_it_evergreen_"}
     assert define.rates("promptsource")["promptsource_trees_name_it"] == 2.0
+
+
+# ---- Bad rows of tasks that read rows before they make records
+
+
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [
+        ("flan_rte", "flan/rows/rte/train.jsonl"),
+        ("flan_rte_fs_opt", "flan/rows/rte/train.jsonl"),
+        ("cot_gsm8k", "flan_cot/gsm8k_train.tsv"),
+        ("promptsource_trees_name_it", "promptsource/trees/train.jsonl"),
+        ("super_natural_instructions", "super_natural_instructions/tasks/task001_add.json"),
+    ],
+)
+def test_bad_rows_are_counted_in_the_card(task, file, tmp_path, monkeypatch):
+    """They were kept aside, and the card told nothing of them."""
+    shutil.copytree(SAMPLES, tmp_path / "data")
+    monkeypatch.setenv("T5SFT_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(corpora, "_RUN", dict(corpora._RUN))
+    path = tmp_path / "data" / file
+    before = len(made(task))
+    if path.suffix == ".json":
+        whole = json.loads(path.read_text())
+        path.write_text(json.dumps({**whole, "Instances": [1, *whole["Instances"]]}))
+    else:
+        path.write_text('{"a": NaN}\n' + path.read_text())
+    data = prepare.Data(
+        task=task, vocabulary="bytes", cache_dir=str(tmp_path), on_bad_record="skip"
+    )
+    corpora.follow(data)
+    got = made(task)
+    assert len(got) == before + 1
+    assert str(got[-1]).startswith("bad row: ")
+    corpora.follow(dataclasses.replace(data, on_bad_record="error"))
+    with pytest.raises(errors.DataError, match=str(path)):
+        made(task)

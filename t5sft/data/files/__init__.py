@@ -9,7 +9,7 @@ import gzip
 import io
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from t5sft import errors
@@ -30,6 +30,7 @@ def read_rows(
     rejected: pathlib.Path | str | None = None,
     header: Sequence[str] | None = None,
     max_row_bytes: int = lines.MAX_ROW_BYTES,
+    tell: Callable[[Bad], Any] | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (where, row) for all rows of the files, in order.
 
@@ -39,6 +40,7 @@ def read_rows(
       rejected: the file that keeps them.
       header: names of the columns of CSV or TSV files whose first line is a row already.
       max_row_bytes: a longer row is a bad one; more is never in memory.
+      tell: called with every bad row that is passed over.
 
     Raises:
       DataError: "what; file:line:column; what to do"; for a file of another kind, too.
@@ -48,6 +50,8 @@ def read_rows(
         read, where = read + 1, place.file
         if isinstance(row, Bad):
             rejects.add(row)
+            if tell is not None:
+                tell(row)
         else:
             yield str(place), row
     rejects.finish(read, where)
