@@ -99,6 +99,11 @@ class Data:
                     f"unknown {field} {value!r}{errors.suggest(str(value), known)}; Data.{field}; "
                     f"use one of {', '.join(known)}"
                 )
+        if self.too_long == "split_text" and self.objective == "instruction":
+            raise errors.ConfigError(
+                "too_long 'split_text' cuts plain texts, for objective 'language_model' or "
+                "'span_corruption'; Data.too_long; conversations have 'split_turns'"
+            )
         templates.get(self.template)
         if self.data is None or pathlib.Path(self.data).expanduser().is_dir():
             return

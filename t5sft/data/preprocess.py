@@ -178,17 +178,15 @@ def _positive(example: Example) -> Example:
 
 
 def _finish_plain(record: records.Record, vocabulary: vocab.Vocabulary, options: Options) -> Made:
-    """Makes the example of a plain text."""
+    """Makes the examples of a plain text."""
     try:
-        if options.objective == "language_model":
-            made = language_model(record, vocabulary)
-        else:
-            made = span_corruption(
-                record, vocabulary, noise_density=options.noise_density, seed=options.seed
-            )
+        made = denoising.examples(record, vocabulary, options)
     except records.Dropped as reason:
         return dropped(reason)
-    return _finish(record, [([Ask(record, [])], [made])], None, options)
+    done = _finish(record, [([Ask(record, [])], [one]) for one in made], None, options)
+    if len(made) > 1:
+        done.counts.update({"truncated": 1, "truncated: split_text": 1})
+    return done
 
 
 def _finish(record: records.Record, units, maker, options: Options) -> Made:

@@ -12,7 +12,7 @@ from t5sft import errors
 from t5sft.data import records
 from t5sft.data.tokens import Example, Tokens
 
-TooLong = Literal["drop", "cut_prompt", "cut_response", "split_turns", "error"]
+TooLong = Literal["drop", "cut_prompt", "cut_response", "split_turns", "split_text", "error"]
 
 
 def fit(
@@ -22,7 +22,8 @@ def fit(
 
     "cut_prompt" takes tokens from the left of the prompt and keeps the first one (bos) and the
     whole answer; "cut_response" cuts the end of the answer, the end token included. "split_turns"
-    works on conversations, see `rounds`; a part that is still too long is dropped here.
+    works on conversations, see `rounds`, "split_text" on plain texts, see `denoising`; a part that
+    is still too long is dropped here.
 
     A weight below 0 marks a token of the prompt that shall weigh something in the end.
 
@@ -70,7 +71,7 @@ def fit_unit(
             "too_long='error'; raise encoder_length/decoder_length or choose another too_long "
             "policy"
         )
-    if too_long in ("drop", "split_turns"):
+    if too_long in ("drop", "split_turns", "split_text"):
         raise records.Dropped("too long")
     if too_long == "cut_prompt":
         if not is_decoder and over_targets > 0:

@@ -1,11 +1,15 @@
 """Rendering and tokenising: what is learnt is exactly the answer and its end token."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5sft.data import preprocess, records, templates, vocab
+from t5sft import errors
+from t5sft.data import prepare, preprocess, records, templates, vocab
 
 VILLAGE = "tasks/village/vocab.model"
 VOCABULARIES = ("bytes", VILLAGE)
@@ -193,3 +197,70 @@ def test_pad_equal_to_end_changes_nothing():
     reference, _ = example(conversation("One?", "Yes."), "bytes", "decoder")
     assert made == reference
     assert np.sum(np.asarray(learnt(made.targets)) == 1) == 1
+
+
+# ---- Long plain texts
+
+
+def long_text(size, number=0):
+    words = " ".join(f"w{i}" for i in range(size))[:size]
+    return records.Record((records.Message("text", words),), "corpus", number)
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 31, 32, 33, 100])
+@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
+def test_a_long_text_is_split_and_every_token_learnt_once(size, layout):
+    options = preprocess.Options(layout, "language_model", decoder_length=16, too_long="split_text")
+    text, vocabulary = long_text(size), vocab.load("bytes")
+    made = preprocess.examples(text, vocabulary, None, options)
+    flat = [one for (one,) in made.units]
+    learnt = [i for one in flat for i, w in zip(*one.targets[:2], strict=True) if w]
+    ids = vocabulary.encode(text.messages[0].content)
+    assert learnt == [*ids, vocabulary.eos_id]
+    shift = layout == "decoder"
+    sizes = [len(one.targets.ids) - shift for one in flat]
+    assert max(sizes) <= 16 and all(one == 16 for one in sizes[:-1])
+    if shift:  # what a token is predicted from is the token before it
+        whole = [vocabulary.bos_id, *learnt]
+        pairs = [pair for one in flat for pair in itertools.pairwise(one.targets.ids)]
+        assert pairs == list(itertools.pairwise(whole))
+    assert made.counts["learnt_tokens"] == len(ids) + 1 and made.counts["kept"] == 1
+    assert made.counts.get("truncated: split_text", 0) == (len(flat) > 1)
+    assert len(flat) == -(-sum(sizes) // 16)
+
+
+@pytest.mark.parametrize("room", [(32, 16), (24, 64), (512, 8)])
+@pytest.mark.parametrize("size", [2, 20, 40, 333])
+def test_a_long_text_is_corrupted_in_parts_that_fit(size, room):
+    options = preprocess.Options(
+        "encoder_decoder", "span_corruption", encoder_length=room[0], decoder_length=room[1],
+        too_long="split_text", noise_density=0.3,
+    )  # fmt: skip
+    text, vocabulary = long_text(size), vocab.load("bytes")
+    made = preprocess.examples(text, vocabulary, None, options)
+    back: list[int] = []
+    for (one,) in made.units:
+        assert len(one.inputs.ids) <= room[0] and len(one.targets.ids) <= room[1]
+        spans, sentinel = {}, None
+        for i in one.targets.ids[:-1]:
+            if i in vocabulary.sentinel_ids:
+                sentinel = spans.setdefault(i, [])
+            else:
+                sentinel.append(i)
+        for i in one.inputs.ids[:-1]:
+            back += spans.get(i, [i])
+    assert back == vocabulary.encode(text.messages[0].content)
+    whole = dataclasses.replace(options, encoder_length=4096, decoder_length=4096)
+    if len(made.units) == 1:
+        assert made == preprocess.examples(
+            text, vocabulary, None, dataclasses.replace(whole, too_long="drop")
+        )
+    elif size > 100:
+        draws = {tuple(i in vocabulary.sentinel_ids for i in one.inputs.ids)
+                 for (one,) in made.units}  # fmt: skip
+        assert len(draws) > 1  # parts are not corrupted alike
+
+
+def test_splitting_a_conversation_as_a_text_is_refused():
+    with pytest.raises(errors.ConfigError, match="split_text.*Data.too_long.*split_turns"):
+        prepare.Data(task="toy", vocabulary="bytes", too_long="split_text")

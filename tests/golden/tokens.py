@@ -25,6 +25,7 @@ POLICIES = [
     {"candidates": "best", "system": "Be brief."},
     {"objective": "language_model", "too_long": "cut_response", "decoder_length": 64},
     {"objective": "span_corruption", "noise_density": 0.3, "seed": 3},
+    {"objective": "span_corruption", "too_long": "split_text", "encoder_length": 24},
 ]
 
 
