@@ -52,7 +52,7 @@ def evaluate(
     """
     suites = {task: task} if task else dict(suites or [(data.task, data.task)])
     vocabulary = vocab.load(data.vocabulary)
-    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
+    mesh = mesh_lib.resolve(mesh)
     params = {"after": start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)}
     if compare:
         params["before"] = _untuned(model, init_from, seed, mesh, rules)
@@ -121,7 +121,7 @@ def generate(
         raise errors.ConfigError("give one of --prompt and --inputs; generate; see --help")
     rows = _rows(inputs) if inputs is not None else [{"prompt": prompt}]
     vocabulary, template = vocab.load(data.vocabulary), templates.get(data.template)
-    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
+    mesh = mesh_lib.resolve(mesh)
     params = start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)
     asked = [
         preprocess.prompt(

@@ -77,7 +77,7 @@ def score(
     name = vocabulary or (data.vocabulary if data else None) or start.tokenizer_of(model_dir)
     rows = list(files.read_rows(_existing(file)))
     asked = _encode(rows, found, name, model_dir)
-    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
+    mesh = mesh_lib.resolve(mesh)
     params = start.load(model_dir, found, start.like(found, mesh, rules))
     options = {"batch_size": batch_size, "mesh": mesh, "rules": rules}
     start_id = start.start_id(model_dir, name)
@@ -191,7 +191,7 @@ def log_probabilities(
       start_id: the first decoder token of an encoder-decoder.
       batch_size: rounded up to what the mesh divides.
     """
-    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
+    mesh = mesh_lib.resolve(mesh)
     ways = rules_lib.ways("batch", mesh, rules)
     batch_size = -(-batch_size // ways) * ways
     groups: dict[tuple[int, int], list[int]] = {}

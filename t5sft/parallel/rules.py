@@ -19,13 +19,13 @@ Rules = Sequence[tuple[str, str | Sequence[str] | None]]
 Names = Sequence[str | None]
 
 DEFAULT_RULES: Rules = (
-    ("batch", ("replica", "data", "fsdp")),
+    ("batch", ("replica", "data", "fsdp", "fsdp_inner")),
     ("length", "context"),
     ("vocab", "tensor"),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
-    ("embed", "fsdp"),
+    ("embed", ("fsdp", "fsdp_inner")),
     ("act_embed", None),
     ("head_dim", None),
     ("layers", None),
@@ -44,9 +44,9 @@ def spec(names: Names, rules: Rules = DEFAULT_RULES) -> PartitionSpec:
     rule for the same name is a second choice. The name None is never split.
 
     Example:
-      ("vocab", "embed")             PartitionSpec("tensor", "fsdp")
-      ("embed", None, "mlp")         PartitionSpec("fsdp", None, "tensor")
-      ("batch", "length", "embed")   PartitionSpec(("replica", "data", "fsdp"), "context", None)
+      ("vocab", "mlp")              PartitionSpec("tensor", None)
+      ("embed", None, "mlp")        PartitionSpec(("fsdp", "fsdp_inner"), None, "tensor")
+      ("length", "embed", "embed")  PartitionSpec("context", ("fsdp", "fsdp_inner"), None)
 
     Raises:
       ConfigError: no rule has the name.
@@ -70,6 +70,8 @@ def spec(names: Names, rules: Rules = DEFAULT_RULES) -> PartitionSpec:
 def sharding(names: Names, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
     """Returns how an array with these logical names lies on the mesh.
 
+    Axes of size 1 split nothing and are left out.
+
     Raises:
       ConfigError: a rule names an axis that the mesh does not have.
     """
@@ -80,7 +82,7 @@ def sharding(names: Names, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSha
                 f"the mesh has no axis {axis!r}; sharding rules; "
                 f"use one of {', '.join(mesh.shape)}{errors.suggest(axis, mesh.shape)}"
             )
-    return NamedSharding(mesh, out)
+    return NamedSharding(mesh, PartitionSpec(*(_split(axes, mesh) for axes in out)))
 
 
 def ways(name: str, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> int:
@@ -132,6 +134,12 @@ def constrain(x: jax.Array, names: Names) -> jax.Array:
     if active is None:
         return x
     return jax.lax.with_sharding_constraint(x, sharding(names, *active))
+
+
+def _split(choice: str | Sequence[str] | None, mesh: Mesh) -> str | tuple[str, ...] | None:
+    """Leaves out the axes of size 1."""
+    axes = tuple(axis for axis in _axes(choice) if mesh.shape[axis] > 1)
+    return axes if len(axes) > 1 else axes[0] if axes else None
 
 
 def _axes(choice: str | Sequence[str] | None) -> tuple[str, ...]:

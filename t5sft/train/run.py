@@ -48,9 +48,9 @@ def train(
       pack: False gives every example its own row; mixing: sizes of tasks -> rates; None: SeqIO's.
       eval_every: steps between evaluations on "validation", also the last; 0: only the last.
       save_every: steps between checkpoints; the last step is always saved.
-      mesh: None is all devices as data; config: the gin text, kept with every checkpoint.
+      mesh: sizes; None is all devices as data; config: the gin text, kept with checkpoints.
     """
-    mesh = mesh if mesh is not None else mesh_lib.make_mesh()
+    mesh = mesh_lib.resolve(mesh)
     step_lib.check_batch(batch_size, microbatches, mesh, rules)
     vocabulary = inputs.vocabulary(model, data, steps)
     directory = pathlib.Path(model_dir).expanduser()

@@ -13,16 +13,17 @@ from t5sft.parallel import mesh
 @pytest.mark.parametrize(
     "sizes, shape",
     [
-        (dict(), (1, 8, 1, 1, 1)),
-        (dict(tensor=2), (1, 4, 1, 2, 1)),
-        (dict(fsdp=4, tensor=2), (1, 1, 4, 2, 1)),
-        (dict(data=2, fsdp=-1), (1, 2, 4, 1, 1)),
-        (dict(replica=2, data=1, fsdp=2, tensor=1, context=2), (2, 1, 2, 1, 2)),
+        (dict(), (1, 8, 1, 1, 1, 1)),
+        (dict(tensor=2), (1, 4, 1, 1, 2, 1)),
+        (dict(fsdp=4, tensor=2), (1, 1, 4, 1, 2, 1)),
+        (dict(data=2, fsdp=-1), (1, 2, 4, 1, 1, 1)),
+        (dict(replica=2, data=1, fsdp=2, tensor=1, context=2), (2, 1, 2, 1, 1, 2)),
+        (dict(data=1, fsdp=2, fsdp_inner=4), (1, 1, 2, 4, 1, 1)),
     ],
 )
 def test_sizes(sizes, shape):
     made = mesh.make_mesh(**sizes)
-    assert made.axis_names == ("replica", "data", "fsdp", "tensor", "context")
+    assert made.axis_names == ("replica", "data", "fsdp", "fsdp_inner", "tensor", "context")
     assert made.devices.shape == shape
     assert {*made.devices.flat} == {*jax.devices()}
 
@@ -53,6 +54,14 @@ def test_a_part_of_the_devices():
     assert mesh.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4]).size == 4
 
 
+def test_what_a_configuration_gives_becomes_a_mesh():
+    two = jax.devices()[:2]
+    made = mesh.resolve(mesh.MeshSpec(data=1, tensor=2), two)
+    assert (made.size, made.shape["tensor"]) == (2, 2)
+    assert mesh.resolve(None).shape["data"] == len(jax.devices())
+    assert mesh.resolve(made) is made
+
+
 def pod(num_slices, per_slice):
     """Stand-ins for TPU devices in several slices."""
     return [
@@ -70,9 +79,9 @@ def pod(num_slices, per_slice):
 def test_replica_runs_across_slices(monkeypatch):
     monkeypatch.setattr(mesh, "Mesh", lambda grid, names, axis_types: grid)
     grid = mesh.make_mesh(replica=4, fsdp=2, devices=pod(2, 4))
-    assert grid.shape == (4, 1, 2, 1, 1)
+    assert grid.shape == (4, 1, 2, 1, 1, 1)
     slices = np.vectorize(lambda device: device.slice_index)(grid)
-    np.testing.assert_array_equal(slices[:, 0, :, 0, 0], [[0, 0], [0, 0], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(slices[:, 0, :, 0, 0, 0], [[0, 0], [0, 0], [1, 1], [1, 1]])
 
 
 def test_no_axis_but_replica_leaves_a_slice():

@@ -14,10 +14,10 @@ from t5sft.parallel import mesh, rules
 @pytest.mark.parametrize(
     "names, spec",
     [
-        (("vocab", "embed"), P("tensor", "fsdp")),
-        (("embed", None, "mlp"), P("fsdp", None, "tensor")),
-        (("batch", "length", "embed"), P(("replica", "data", "fsdp"), "context", None)),
         (("vocab", "mlp"), P("tensor", None)),  # an axis is used once
+        (("embed", None, "mlp"), P(("fsdp", "fsdp_inner"), None, "tensor")),
+        (("length", "embed", "embed"), P("context", ("fsdp", "fsdp_inner"), None)),
+        (("batch", "embed"), P(("replica", "data", "fsdp", "fsdp_inner"), None)),
     ],
 )
 def test_first_free_rule_wins(names, spec):
@@ -35,6 +35,13 @@ def test_unknown_names_are_errors():
         rules.spec(("embed", "hedas"))
     with pytest.raises(errors.ConfigError, match="no axis 'fdsp'.*did you mean 'fsdp'"):
         rules.sharding(("embed",), mesh.make_mesh(), (("embed", "fdsp"),))
+
+
+def test_axes_of_size_one_are_left_out():
+    names = ("batch", "length", "embed")
+    assert rules.sharding(names, mesh.make_mesh()).spec == P("data", None, None)
+    over = mesh.make_mesh(data=2, fsdp=2, fsdp_inner=2)
+    assert rules.sharding(names, over).spec == P(("data", "fsdp", "fsdp_inner"), None, None)
 
 
 def test_shardings_of_a_model():
@@ -82,6 +89,7 @@ MESHES = {
     "2x2": dict(fsdp=2, tensor=2, devices=4),
     "4x2": dict(fsdp=4, tensor=2, devices=8),
     "8x1": dict(data=2, fsdp=4, devices=8),
+    "2x2x2": dict(data=2, fsdp=2, fsdp_inner=2, devices=8),
 }
 
 
