@@ -4,6 +4,10 @@
       checkpoint                            msgpack of flax: {version, optimizer: {target, state}}
       target.encoder.layers_0...kernel/     zarr, one for each parameter that was partitioned
 
+Layers that were scanned are stacked along the second axis, heads apart from their size:
+
+    target.encoder.encoder.attention.query.kernel/   [D, L, N, H]; out [N, L, H, D], scale [D, L]
+
 A leaf of `target` is either an array, or a TensorStore spec that says where its array lies (T5X
 `checkpoints.py`, `_read_ts`). Only the name in it is used: a spec may say more than we want to run.
 """
@@ -57,12 +61,23 @@ _NAMES = (  # T5X's path -> Hugging Face's name
     (r"decoder/layers_(\d+)/pre_mlp_layer_norm/scale", r"decoder.block.\1.layer.2.layer_norm"),
     (r"decoder/layers_(\d+)/mlp/(\w+)/kernel", r"decoder.block.\1.layer.2.DenseReluDense.\2"),
 )
+_STACKED = re.compile(r"(encoder|decoder)/(?:\1|layers)/(.+)")  # T5X names the stack by its side
+_BIAS = re.compile(r"(?:relpos_bias|relative_posemb)/rel_embedding")
 _LETTERS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
 class Spec(NamedTuple):
     dtype: np.dtype
     shape: tuple[int, ...]
+
+
+class Leaf(NamedTuple):
+    """Where a tensor lies: all of a leaf of the tree, or one layer of a stack."""
+
+    path: str  # T5X's, as if nothing were stacked
+    stored: str  # T5X's
+    value: Any  # an array, or what tells where it lies
+    layer: int | None = None
 
 
 def is_directory(path) -> bool:
@@ -95,9 +110,10 @@ class Checkpoint:
             raise errors.CheckpointError(f"no T5X checkpoint; {path}; name a checkpoint_N")
         self.path, self.where = found, str(found)
         self.step, target = self._open()
-        self._leaves = {_name(path): (path, leaf) for path, leaf in target.items()}
+        leaves = [leaf for path, value in target.items() for leaf in self._unstacked(path, value)]
+        self._leaves = {_name(leaf.path): leaf for leaf in leaves}
         self.tensors: Mapping[str, Spec] = {
-            name: self._spec(path, leaf) for name, (path, leaf) in self._leaves.items()
+            name: self._spec(leaf) for name, leaf in self._leaves.items()
         }
 
     @functools.cached_property
@@ -140,12 +156,41 @@ class Checkpoint:
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Returns a tensor as [out, in], or its rows (start, stop)."""
-        path, leaf = self._leaves[name]
-        array = leaf if isinstance(leaf, np.ndarray) else self._store(path, leaf).read().result()
+        leaf = self._leaves[name]
+        array = self._opened(leaf)
+        if leaf.layer is not None:
+            array = array[:, leaf.layer]
+        if not isinstance(array, np.ndarray):
+            array = array.read().result()
         if array.dtype == np.uint16:  # version 2 wrote bfloat16 so
             array = array.view(_BFLOAT16)
-        array = array.T if _is_turned(path) else array
+        array = array.reshape(_fused(leaf.path, array.shape))
+        array = array.T if _is_turned(leaf.path) else array
         return array if rows is None else array[slice(*rows)]
+
+    def _unstacked(self, path: str, value: Any) -> list[Leaf]:
+        """Returns the tensors of one leaf of the tree: one, or one for each layer of a stack.
+
+        Raises:
+          CheckpointError: each layer has position biases of its own (umT5); T5 shares one.
+        """
+        match = _STACKED.fullmatch(path)
+        if match is None:
+            return [Leaf(path, path, value)]
+        side, rest = match.groups()
+        whole = self._opened(Leaf(path, path, value))
+        if len(whole.shape) < 2:
+            return [Leaf(path, path, value)]  # the check of names will tell it
+        if not _BIAS.fullmatch(rest):
+            layers = range(whole.shape[1])
+            return [Leaf(f"{side}/layers_{i}/{rest}", path, value, i) for i in layers]
+        biases = whole if isinstance(whole, np.ndarray) else whole.read().result()
+        if not (biases == biases[:, :1]).all():
+            raise errors.CheckpointError(
+                f"every layer has position biases of its own ({path}, as umT5 has them), a T5 has "
+                f"one for all; {self.path}; only T5 and T5 1.1 can be converted"
+            )
+        return [Leaf(f"{side}/relpos_bias/rel_embedding", path, value, 0)]
 
     def _open(self) -> tuple[int, dict[str, Any]]:
         try:
@@ -162,14 +207,17 @@ class Checkpoint:
             ) from None
         return step, target
 
-    def _spec(self, path: str, leaf) -> Spec:
-        if isinstance(leaf, np.ndarray):
-            dtype, shape = leaf.dtype, leaf.shape
-        else:
-            store = self._store(path, leaf)
-            dtype, shape = store.dtype.numpy_dtype, store.shape
+    def _spec(self, leaf: Leaf) -> Spec:
+        found = self._opened(leaf)
+        dtype = found.dtype if isinstance(found, np.ndarray) else found.dtype.numpy_dtype
         dtype = _BFLOAT16 if dtype == np.uint16 else np.dtype(dtype)
-        return Spec(dtype, shape[::-1] if _is_turned(path) else tuple(shape))
+        shape = tuple(found.shape)
+        shape = _fused(leaf.path, shape if leaf.layer is None else (shape[0], *shape[2:]))
+        return Spec(dtype, shape[::-1] if _is_turned(leaf.path) else shape)
+
+    def _opened(self, leaf: Leaf) -> np.ndarray | ts.TensorStore:
+        is_array = isinstance(leaf.value, np.ndarray)
+        return leaf.value if is_array else self._store(leaf.stored, leaf.value)
 
     def _store(self, path: str, leaf) -> ts.TensorStore:
         name = f"target.{path.replace('/', '.')}"
@@ -202,8 +250,8 @@ class Checkpoint:
     def _shape(self, name: str) -> tuple[int, ...]:
         if name not in self.tensors:
             raise errors.CheckpointError(
-                f"{name} has no counterpart; {self.path}; only T5 models whose layers are not "
-                "stacked (scan_layers = False) can be converted"
+                f"{name} has no counterpart; {self.path}; only encoder-decoders named as T5X's "
+                "T5 can be converted"
             )
         return self.tensors[name].shape
 
@@ -242,6 +290,14 @@ def _name(path: str) -> str:
             name = head + dot + _LETTERS.get(last, last)
             return name if name.endswith(".weight") else f"{name}.weight"
     return path  # the check of names will say that it is not of the model
+
+
+def _fused(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a kernel with heads and their size as one axis."""
+    if len(shape) != 3 or not path.endswith("/kernel"):
+        return shape
+    a, b, c = shape
+    return (a * b, c) if path.endswith("/out/kernel") else (a, b * c)
 
 
 def _is_turned(path: str) -> bool:
