@@ -50,7 +50,10 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     for name, (kind, text) in {**shared, **flags}.items():
         action = "append" if text.endswith("may be repeated") else "store"
         name = name if name in positional else f"--{name}"
-        parser.add_argument(name, type=kind, action=action, help=text)
+        if kind is bool:
+            parser.add_argument(name, action="store_const", const=True, help=text)
+        else:
+            parser.add_argument(name, type=kind, action=action, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--verbose", action="store_true", help="traceback of an error")
     return parser

@@ -130,6 +130,16 @@ def _seqio_vocabulary(vocabulary: vocab.Vocabulary):
     return wrapped(size=vocabulary.size, eos_id=vocabulary.eos_id)
 
 
+def _spec(rows: Sequence[Mapping[str, Any]], name: str):
+    """The tf.TensorSpec of a feature; its sizes may differ from example to example."""
+    import numpy as np
+    import tensorflow as tf
+
+    first = np.asarray(rows[0][name])
+    dtype = tf.string if first.dtype.kind in "OSU" else tf.as_dtype(first.dtype)
+    return tf.TensorSpec([None] * first.ndim, dtype)
+
+
 def bind(
     task: str,
     split: str,
@@ -137,11 +147,15 @@ def bind(
     vocabulary: vocab.Vocabulary,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[str],
+    features: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Registers a copy of a task whose features are token ids; returns its name.
 
     The copy keeps the task's metric and postprocess functions and has the given examples, in order:
     `inputs` [prompt ids] and `targets_pretokenized` (the expected answer, text).
+
+    Args:
+      features: what else each example holds, for its postprocess function: scalars and arrays.
     """
     seqio = sources.load_seqio()
     import tensorflow as tf
@@ -161,7 +175,12 @@ def bind(
             "targets_pretokenized": tf.constant(list(answers), tf.string),
         }
         ds = tf.data.Dataset.from_tensor_slices(columns)
-        return ds.map(lambda row: {**row, "inputs": row["inputs"], "targets": row["targets"]})
+        if not features:
+            return ds
+        rest = [{k: v for k, v in row.items() if k not in columns} for row in features]
+        spec = {name: _spec(rest, name) for name in rest[0]}
+        others = tf.data.Dataset.from_generator(lambda: iter(rest), output_signature=spec)
+        return tf.data.Dataset.zip(ds, others).map(lambda ours, theirs: {**theirs, **ours})
 
     if name in seqio.TaskRegistry.names():
         seqio.TaskRegistry.remove(name)

@@ -194,6 +194,22 @@ def _of_records(make: Callable[[], Iterable[sources.Made]], num_epochs: int | No
         yield Chunk(number, False, {"record": values})
 
 
+def rows(task: str, split: str, *, lengths: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Yields the examples of one split with all of their features, one by one: for evaluation.
+
+    Raises:
+      ConfigError: no such split.
+      DataError: what reading or the task's own preprocessors raised.
+    """
+    import tensorflow as tf
+
+    try:
+        ds = dataset(task, split, lengths=lengths, seed=0, num_epochs=1)
+        yield from ds.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise _translate(error, f"task {task!r}, split {split!r}") from error
+
+
 def _arrays(batch) -> list[np.ndarray]:
     """Returns one array per example of a ragged batch (or of a dense one: equal lengths)."""
     if hasattr(batch, "row_splits"):

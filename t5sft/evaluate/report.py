@@ -18,7 +18,13 @@ _UNKNOWN: Mapping = {"before": None, "after": None}
 
 
 def write_result(
-    model_dir, *, asked: Mapping, answers: Mapping, clusters: Mapping = {}, seconds: float = 0.0
+    model_dir,
+    *,
+    asked: Mapping,
+    answers: Mapping,
+    clusters: Mapping = {},
+    seconds: float = 0.0,
+    results: Sequence[Mapping] = (),
 ) -> dict:
     """Writes MODEL_DIR/result.json and draws MODEL_DIR/plots.
 
@@ -30,6 +36,7 @@ def write_result(
         tuning; "before" may be absent.
       clusters: name -> tasks; a task may be named without the prefix that all tasks share.
       seconds: what answering took.
+      results: lines of `results.record`, with all that the figures "after" depend on.
 
     Returns:
       What the file holds; scores lie in [0, 1], a figure that is not known is null:
@@ -38,7 +45,7 @@ def write_result(
          "tasks": {"village_sort": {"cluster": "sorting", "seen_templates":
                    {"before": 0.0, "after": 0.96, "n": 24, "unfinished": 0}, ...}},
          "samples": [{"suite", "task", "prompt", "expected", "before", "after"}],
-         "seconds": 31.0, "paths": {"model_dir", "result", "metrics", "plots"}}
+         "seconds": 31.0, "results": [...], "paths": {"model_dir", "result", "metrics", "plots"}}
 
     Raises:
       StorageError: the directory cannot be written.
@@ -68,6 +75,7 @@ def write_result(
         "tasks": tasks,
         "samples": list(_samples(asked, answers)),
         "seconds": seconds,
+        "results": list(results),
     }
     path = directory / "result.json"
     paths = {"model_dir": directory, "result": path, "metrics": directory / "metrics.jsonl"}

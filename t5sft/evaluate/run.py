@@ -1,17 +1,19 @@
-"""Evaluating SeqIO tasks at a checkpoint, beside the model before tuning; and generating."""
+"""The verb evaluate: checkpoints on SeqIO tasks or benchmarks; and generating."""
 
-import functools
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 
 from t5sft import errors
 from t5sft.data import files, prepare, preprocess, records, templates, vocab
-from t5sft.evaluate import evaluator, report
+from t5sft.evaluate import answering, at_model, report, results
+from t5sft.evaluate import steps as steps_lib
+from t5sft.evaluate import suites as suites_lib
 from t5sft.generate import decode
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
@@ -34,64 +36,150 @@ def evaluate(
     batch_size: int = 32,
     buckets: Sequence[int] | None = None,
     seed: int = 0,
+    steps: str | None = None,
+    watch: bool = False,
+    wait_seconds: float = 3600.0,
+    last_step: int | None = None,
     mesh=None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
+    **protocol: Any,
 ) -> dict:
-    """Answers the examples of SeqIO tasks greedily and writes MODEL_DIR/result.json.
+    """Evaluates checkpoints on SeqIO tasks, or on a benchmark.
+
+    Every figure becomes a line of MODEL_DIR/evaluation/results.jsonl and a point for TensorBoard.
 
     Args:
       suites: (name, SeqIO task or mixture); a suite's figure is the mean over its tasks.
-      task: one task or mixture, in place of `suites`; neither: the task trained on.
+      task: one SeqIO task, mixture or benchmark in place of `suites`; none: the task trained on.
       compare: also evaluate the model before tuning: `init_from`, or random parameters of `seed`.
       clusters: name -> tasks, to group the table.
       num_examples: at most so many examples of each task.
       buckets: padded prompt lengths, each compiled once; None: as few as waste little.
+      steps: checkpoints, as "200,400" or "all"; None: the newest, with result.json and pictures.
+      watch: each checkpoint as training writes it, until `last_step` is evaluated or none came for
+        wait_seconds; steps with results are passed over.
+      protocol: how a benchmark is asked, see `at_model.Options`.
 
     Returns:
-      What result.json holds.
+      What result.json holds; otherwise {"results": lines of results.jsonl, "path"}.
     """
-    suites = {task: task} if task else dict(suites or [(data.task, data.task)])
     vocabulary = vocab.load(data.vocabulary)
     mesh = mesh_lib.resolve(mesh)
-    params = {"after": start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)}
-    if compare:
-        params["before"] = _untuned(model, init_from, seed, mesh, rules)
-    _say("reading the tasks")
-    prepare.register(data)
-    asked = {
-        suite: evaluator.questions(data, model.layout, name, split, num_examples)
-        for suite, name in suites.items()
+    template = templates.get(data.template)
+    ready = answering.Ready(
+        model, None, vocabulary, template, data.system, vocabulary.pad_id, batch_size, buckets,
+        mesh, rules,
+    )  # fmt: skip
+    options = at_model.Options(num_examples=num_examples, seed=seed, **protocol)
+    name = at_model.benchmark_of(task, data, suites)
+    if name:
+        measure = at_model.prepare(name, ready, options)
+    else:
+        suites = {task: task} if task else dict(suites or [(data.task, data.task)])
+        how = answering.Decoding(max_new_tokens=max_new_tokens)
+        at_model.refuse_unused(options, task or data.task)
+        measure = suites_lib.prepare(suites, data, split, ready, how, options)
+    about = describe(data, ready)
+    if options.output and (watch or (steps and not steps.isdecimal())):
+        raise errors.ConfigError("--output holds the answers of one step; evaluate; give --steps N")
+    if steps is None and not watch and not name:
+        origin = (init_from, seed) if compare else None
+        return _newest(model_dir, ready, measure, about, origin, clusters or {})
+    found = _steps(model_dir, steps, watch, wait_seconds, last_step, measure.key, about)
+    return _each(found, model_dir, ready, measure, about)
+
+
+def describe(data: prepare.Data, ready: answering.Ready) -> dict[str, Any]:
+    """Returns what every figure depends on besides the task and the checkpoint."""
+    return {
+        "template": data.template,
+        "template_sha256": templates.fingerprint(data.template),
+        "vocabulary": data.vocabulary,
+        "vocabulary_sha256": ready.vocabulary.fingerprint(),
+        "system": data.system,
+        "dtype": ready.model.dtype,
     }
-    options = {
-        "max_new_tokens": max_new_tokens,
-        "eos_id": preprocess.end_ids(templates.get(data.template), vocabulary),
-        "start_id": vocabulary.pad_id,
-        "batch_size": batch_size,
-        "buckets": buckets,
-        "mesh": mesh,
-        "rules": rules,
-    }
-    begun, answers = time.monotonic(), {}
-    for when in sorted(params, reverse=True):
-        answer = functools.partial(decode.generate, model, params[when], **options)
-        for suite, tasks in asked.items():
-            _say(f"{when} tuning: {suite}, {sum(len(one.prompts) for one in tasks)} examples")
-            answers[when, suite] = evaluator.answer(answer, tasks, vocabulary, split)
-    seconds = time.monotonic() - begun
-    directory = pathlib.Path(model_dir).expanduser()
+
+
+def _load(path, ready: answering.Ready) -> answering.Ready:
+    like = start.like(ready.model, ready.mesh, ready.rules)
+    return ready._replace(params=start.load(path, ready.model, like, ready.vocabulary))
+
+
+def _steps(model_dir, steps, watch, wait_seconds, last_step, key, about) -> Iterator[Any]:
+    """Yields (step, path) of the checkpoints asked for."""
+    if watch:
+        if steps is not None:
+            raise errors.ConfigError("--steps and --watch exclude each other; evaluate; give one")
+        done = results.done(model_dir, key, about)
+        options = {"last_step": last_step, "done": done, "wait_seconds": wait_seconds, "say": _say}
+        for step in steps_lib.watch(model_dir, **options):
+            yield step, steps_lib.path_of(model_dir, step)
+    elif steps is not None:
+        for step in steps_lib.chosen(model_dir, steps):
+            yield step, steps_lib.path_of(model_dir, step)
+    else:
+        yield steps_lib.of(model_dir)
+
+
+def _each(found, model_dir, ready, measure: suites_lib.Measure, about) -> dict:
+    """Evaluates checkpoints one by one; each one's results are written before the next is read."""
+    lines: list[dict] = []
+    path = None
+    for step, checkpoint in found:
+        try:
+            loaded = _load(checkpoint, ready)
+        except errors.CheckpointError:
+            if checkpoint.exists():
+                raise
+            _say(f"step {step} was removed before it could be read")
+            continue
+        begun = time.monotonic()
+        made = measure.run(loaded)
+        about_step = {**about, "checkpoint": str(checkpoint)}
+        fresh = [results.record(**one, step=step, about=about_step) for one in measure.lines(made)]
+        path = results.write(model_dir, fresh)
+        lines += fresh
+        _say(f"step {step}: evaluated in {time.monotonic() - begun:.1f} s")
+    _say(results.table(lines) if lines else "nothing was evaluated")
+    return {"results": lines, "path": path and str(path)}
+
+
+def _newest(model_dir, ready, measure, about, origin, clusters) -> dict:
+    """Evaluates the newest checkpoint, and if asked the model it began as, for result.json."""
+    step, path = steps_lib.of(model_dir)
+    loaded = {"after": _load(path, ready)}
+    if origin:
+        loaded["before"] = ready._replace(params=_untuned(ready, *origin))
+    begun = time.monotonic()
+    answers: dict[tuple[str, str], Any] = {}
+    lines: list[dict] = []
+    for when in sorted(loaded, reverse=True):
+        _say(f"{when} tuning")
+        made = measure.run(loaded[when])
+        answers |= {(when, suite): answered for suite, answered in made.items()}
+        if when == "after":
+            about = {**about, "checkpoint": str(path)}
+            lines = [results.record(**one, step=step, about=about) for one in measure.lines(made)]
+    results.write(model_dir, lines)
     result = report.write_result(
-        directory, asked=asked, answers=answers, clusters=clusters or {}, seconds=seconds
+        model_dir,
+        asked=measure.asked,
+        answers=answers,
+        clusters=clusters,
+        seconds=time.monotonic() - begun,
+        results=lines,
     )
     _say(report.table(result))
     return result
 
 
-def _untuned(model, init_from, seed, mesh, rules):
+def _untuned(ready: answering.Ready, init_from: str | None, seed: int):
     """Returns the parameters a run began with."""
-    like = start.like(model, mesh, rules)
+    like = start.like(ready.model, ready.mesh, ready.rules)
     if init_from:
-        return start.load(init_from, model, like)
-    return state.initial_params(model, like, seed)
+        return start.load(init_from, ready.model, like)
+    return state.initial_params(ready.model, like, seed)
 
 
 def generate(

@@ -7,7 +7,7 @@ import pytest
 
 from t5sft import errors
 from t5sft.data import define, parts, prepare, preprocess, records, sources, templates, vocab
-from t5sft.evaluate import evaluator, run, scores
+from t5sft.evaluate import answering, evaluator, run, scores
 from t5sft.generate import decode
 from t5sft.models import decoder, t5
 
@@ -23,22 +23,35 @@ def tasks():
     prepare.register(DATA)
 
 
+def ready(layout="decoder", batch_size=4):
+    model = DECODER if layout == "decoder" else T5
+    template = templates.get(DATA.template)
+    return answering.Ready(model, None, BYTES, template, batch_size=batch_size)
+
+
+def questions(layout, task, **options):
+    return evaluator.questions(DATA, ready(layout), task, "validation", **options)
+
+
 @pytest.fixture(scope="module")
 def asked(tasks):
-    return evaluator.questions(DATA, "decoder", "toy", "validation")
+    return questions("decoder", "toy")
 
 
-def answering(asked, texts, finished=True):
-    """A generate function that looks the prompt up; `texts`: [text of task 0, text 1, ...]."""
+def replying(texts, finished=True):
+    return [answering.Reply(BYTES.encode_with_offsets(t)[0], t, finished) for t in texts]
+
+
+def answering_by(asked, texts, finished=True):
+    """Functions of a model that looks the prompt up; `texts`: [text of task 0, text 1, ...]."""
     prompts = [tuple(prompt) for task in asked for prompt in task.prompts]
     known = dict(zip(prompts, texts, strict=True))
     assert len(known) == len(prompts)
 
     def generate(prompts):
-        ids = (BYTES.encode_with_offsets(known[tuple(prompt)])[0] for prompt in prompts)
-        return [decode.Generated(one, finished) for one in ids]
+        return replying([known[tuple(prompt)] for prompt in prompts], finished)
 
-    return generate
+    return evaluator.Functions(generate, None, None)
 
 
 def expected(asked):
@@ -47,7 +60,7 @@ def expected(asked):
 
 @pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
 def test_questions_are_the_prompts_of_training_in_order(layout):
-    asked = evaluator.questions(DATA, layout, "toy", "validation")
+    asked = questions(layout, "toy")
     assert [task.task for task in asked] == ["toy_copy", "toy_reverse"]
     for task in asked:
         read = [record for _, record in define.read_records(task.task, "validation")]
@@ -64,7 +77,7 @@ def test_questions_are_the_prompts_of_training_in_order(layout):
 
 
 def test_at_most_so_many_questions_are_asked():
-    asked = evaluator.questions(DATA, "decoder", "toy", "validation", num_examples=2)
+    asked = questions("decoder", "toy", num_examples=2)
     assert [len(task.prompts) for task in asked] == [2, 2]
 
 
@@ -81,7 +94,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_scores_equal_direct_scoring(asked, way):
     texts = [WAYS[way](i, text) for i, text in enumerate(expected(asked))]
-    got = evaluator.answer(answering(asked, texts), asked, BYTES, "validation")
+    got = evaluator.answer(answering_by(asked, texts), asked, BYTES, "validation")
     assert list(got) == ["toy_copy", "toy_reverse"]
     first = 0
     for task in asked:
@@ -96,15 +109,16 @@ def test_scores_equal_direct_scoring(asked, way):
 
 
 def test_unfinished_answers_are_counted(asked):
-    generate = answering(asked, expected(asked), finished=False)
+    generate = answering_by(asked, expected(asked), finished=False)
     got = evaluator.answer(generate, asked, BYTES, "validation")
     assert [one.num_unfinished for one in got.values()] == [6, 6]
 
 
 def test_all_tasks_are_answered_in_one_go(asked):
     calls = []
-    generate = answering(asked, expected(asked))
-    evaluator.answer(lambda p: calls.append(len(p)) or generate(p), asked, BYTES, "validation")
+    model = answering_by(asked, expected(asked))
+    counting = model._replace(generate=lambda p: calls.append(len(p)) or model.generate(p))
+    evaluator.answer(counting, asked, BYTES, "validation")
     assert calls == [12]
 
 
@@ -122,9 +136,9 @@ def test_a_task_keeps_its_own_metric_and_postprocessing():
         postprocess_fn=lambda text, **_: int(text.split()[-1]),
         replace=True,
     )
-    asked = evaluator.questions(DATA, "decoder", "toy_sum", "validation")
+    asked = questions("decoder", "toy_sum")
     texts = ["1", "it is 2", "the sum is 3", "6"]
-    got = evaluator.answer(answering(asked, texts), asked, BYTES, "validation")
+    got = evaluator.answer(answering_by(asked, texts), asked, BYTES, "validation")
     assert got["toy_sum"].metrics == {"mean_error": 0.5}
 
 
@@ -136,7 +150,7 @@ def test_records_without_answer_are_not_asked(tmp_path):
         file.write_text(json.dumps([{**row, "split": "validation"} for row in rows]))
         data = dataclasses.replace(DATA, task="toy_file", data=str(file))
         prepare.register(data)
-        return evaluator.questions(data, "decoder", "toy_file", "validation")
+        return evaluator.questions(data, ready(), "toy_file", "validation")
 
     assert ask(rows)[0].answers == ["b"]
     with pytest.raises(errors.DataError, match="no example to evaluate; task 'toy_file'"):
@@ -158,7 +172,7 @@ def fake(monkeypatch):
             out.append(decode.Generated(tokens[:max_new_tokens], len(tokens) <= max_new_tokens))
         return out
 
-    monkeypatch.setattr(run.decode, "generate", generate)
+    monkeypatch.setattr(decode, "generate", generate)
     monkeypatch.setattr(run.start, "load", lambda path, *_: str(path))
     return calls
 
@@ -193,7 +207,7 @@ def test_unfinished_answers_are_in_the_result(fake, tmp_path, monkeypatch):
     result = run.evaluate(
         model=DECODER, data=DATA, model_dir="copy", task="toy_copy", max_new_tokens=3
     )
-    lengths = [len(a) for a in evaluator.questions(DATA, "decoder", "toy_copy", "validation")[0][3]]
+    lengths = [len(a) for a in questions("decoder", "toy_copy")[0].answers]
     assert result["tasks"]["toy_copy"]["toy_copy"]["unfinished"] == sum(n > 3 for n in lengths)
 
 

@@ -13,6 +13,7 @@ from t5sft.evaluate.answers import extraction, ifeval, statistics, text
 
 Question = Mapping[str, Any]
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
+_GSM8K_FROM = "fetch grade_school_math/data of github.com/openai/grade-school-math"
 
 
 class Benchmark(NamedTuple):
@@ -44,8 +45,18 @@ def get(name: str) -> Benchmark:
     return _BENCHMARKS[name]
 
 
+def names() -> list[str]:
+    """Returns the benchmarks; bbh_NAME are those of `extraction.BBH_TASKS`."""
+    return [*_BENCHMARKS, "bbh"]
+
+
+def is_known(name: str) -> bool:
+    return name in names() or (name.startswith("bbh_") and name[4:] in extraction.BBH_TASKS)
+
+
 @contextlib.contextmanager
-def _corpora_in(folder: str | None) -> Iterator[None]:
+def corpora_in(folder: str | None) -> Iterator[None]:
+    """Takes a folder in place of T5SFT_DATA; None: takes that."""
     before = os.environ.get("T5SFT_DATA")
     if folder is not None:
         os.environ["T5SFT_DATA"] = folder
@@ -66,7 +77,7 @@ def _published(corpus: str, file: str, how_to_get: str, *fields: str):
         if path is not None and path.is_file():
             found = [path]
         else:
-            with _corpora_in(str(path) if path else None):
+            with corpora_in(str(path) if path else None):
                 found = files.find(corpus, file, how_to_get=how_to_get)
         questions = []
         for where, row in files.read_rows(found):
@@ -79,6 +90,24 @@ def _published(corpus: str, file: str, how_to_get: str, *fields: str):
         return questions
 
     return load
+
+
+def gsm8k_shots(data: str | None) -> list[dict]:
+    """Returns GSM8K's training problems, which are put before questions."""
+    return _published("gsm8k", "train.jsonl", _GSM8K_FROM, "question", "answer")(data, [])
+
+
+def bbh_prompt(task: str, data: str | None) -> list[pathlib.Path]:
+    """Returns the file of worked examples of a task of BIG-Bench Hard."""
+    folder = pathlib.Path(data).expanduser() if data else None
+    if folder is not None and folder.is_file():
+        folder = folder.parent.parent.parent  # of bbh/tasks/NAME.json
+    with corpora_in(str(folder) if folder else None):
+        how = (
+            "fetch the folder cot-prompts of github.com/suzgunmirac/BIG-Bench-Hard as "
+            "bbh/cot_prompts"
+        )
+        return files.find("bbh", f"cot_prompts/{task}.txt", how_to_get=how)
 
 
 def _score_gsm8k(
@@ -173,18 +202,31 @@ def _rows_of(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
     if path.suffix == ".json":
         whole = json.loads(path.read_text("utf-8"))
         if isinstance(whole, dict) and "Instances" in whole:
-            shown = (whole.get("Positive Examples") or [{}])[0].get("output")
-            for i, row in enumerate(whole["Instances"]):
-                yield f"{path}[{i}]", {**row, "prompt": row["input"], "demonstration": shown}
+            yield from _instances(path, whole)
             return
         if isinstance(whole, dict) and isinstance(whole.get("data"), list):
             for article in whole["data"]:
                 for paragraph in article["paragraphs"]:
+                    context = {"context": paragraph.get("context")}
                     for row in paragraph["qas"]:
-                        yield f"{path} {row.get('id')}", {**row, "prompt": row["question"]}
+                        row = {**row, "prompt": row["question"], **context}
+                        yield f"{path} {row.get('id')}", row
             return
     for where, row in files.read_rows(path):
         yield where, {"prompt": row.get("question", row.get("inputs", where)), **row}
+
+
+def _instances(path: pathlib.Path, whole: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
+    """The instances of a task of Super-NaturalInstructions, each with what the task says."""
+    worked = whole.get("Positive Examples") or []
+    definition = whole.get("Definition")
+    common = {
+        "definition": definition[0] if isinstance(definition, list) else definition,
+        "examples": [(one.get("input"), one.get("output")) for one in worked],
+        "demonstration": worked[0].get("output") if worked else None,
+    }
+    for i, row in enumerate(whole["Instances"]):
+        yield f"{path}[{i}]", {**row, "prompt": row["input"], **common}
 
 
 def _references(row: Question, where: str) -> list[str]:
@@ -241,7 +283,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
         _published(
             "gsm8k",
             "test.jsonl",
-            "fetch grade_school_math/data/test.jsonl of github.com/openai/grade-school-math",
+            _GSM8K_FROM,
             "question", "answer",
         ),
         _score_gsm8k,

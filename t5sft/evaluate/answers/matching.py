@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,9 +33,9 @@ def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
       DataError: a row without them, naming its place.
     """
     file = pathlib.Path(path).expanduser()
-    if not file.is_file():
+    if file.is_dir() or not file.exists():
         raise errors.ConfigError(f"no file {path}; --predictions; check the path")
-    rows = list(_rows(file))
+    rows = list(_rows(file)) if file.is_file() else _rows_of_pipe(file)
     for where, row in rows:
         if not isinstance(row.get("response"), str):
             raise errors.DataError(
@@ -50,6 +52,19 @@ def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     if not rows:
         raise errors.DataError(f"no answers; {path}; give rows with prompt and response")
     return rows
+
+
+def _rows_of_pipe(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """Reads JSON lines from what can be read once and has no kind in its name: <(zcat FILE)."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "answers.jsonl"
+        with path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        try:
+            rows = list(_rows(copy))
+        except errors.DataError as error:
+            raise errors.DataError(str(error).replace(str(copy), str(path))) from None
+    return [(where.replace(str(copy), str(path)), row) for where, row in rows]
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -143,16 +143,17 @@ def rouge_l(
     return scores
 
 
-def bleu(references: References, responses: Sequence[str]) -> statistics.Scores:
+def bleu(
+    references: References, responses: Sequence[str], *, num_resamples: int = 200
+) -> statistics.Scores:
     """sacrebleu's corpus BLEU with tokenizer 13a, its default, and with intl, which T5 uses.
 
     The standard error is half of the bootstrap's 95 % interval divided by 1.96 (Koehn 2004), of
-    200 resamples with sacrebleu's fixed seed.
+    so many resamples with sacrebleu's fixed seed; of one there is none.
     """
     metrics = language.package("sacrebleu.metrics", "sacrebleu")
-    return _corpus_scores(
-        {"bleu": metrics.BLEU(), "bleu_intl": metrics.BLEU(tokenize="intl")}, references, responses
-    )
+    both = {"bleu": metrics.BLEU(), "bleu_intl": metrics.BLEU(tokenize="intl")}
+    return _corpus_scores(both, references, responses, num_resamples)
 
 
 def translation(references: References, responses: Sequence[str]) -> statistics.Scores:
@@ -162,7 +163,7 @@ def translation(references: References, responses: Sequence[str]) -> statistics.
 
 
 def _corpus_scores(
-    metrics: dict, references: References, responses: Sequence[str]
+    metrics: dict, references: References, responses: Sequence[str], num_resamples: int = 200
 ) -> statistics.Scores:
     longest = max((len(right) for right in references), default=0)
     # A stream holds one reference of every sentence; None where a sentence has fewer.
@@ -171,7 +172,7 @@ def _corpus_scores(
     ]
     values, errors = {}, {}
     for name, metric in metrics.items():
-        resamples = 200 if len(responses) > 1 else 1
+        resamples = num_resamples if len(responses) > 1 else 1
         found = metric.corpus_score(list(responses), streams, n_bootstrap=resamples)
         values[name] = found.score
         errors[name] = found._ci / 1.96 if resamples > 1 else None

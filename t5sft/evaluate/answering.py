@@ -1,0 +1,150 @@
+"""A loaded model that answers conversations and tells how likely an answer is.
+
+Both see what training sees: the run's template, tokenised once, so that the prompt asked is the
+prompt learnt and the tokens scored are the tokens that learn.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from t5sft.data import policies, preprocess, records, templates, vocab
+from t5sft.evaluate import score
+from t5sft.generate import decode, sampling
+from t5sft.parallel import rules as rules_lib
+
+
+class Ready(NamedTuple):
+    """A model with all that turns texts into its tokens and back."""
+
+    model: Any
+    params: Any
+    vocabulary: vocab.Vocabulary
+    template: templates.AnyTemplate
+    system: str | None = None  # of conversations without a system prompt
+    start_id: int = 0  # the first decoder token of an encoder-decoder
+    batch_size: int = 32
+    buckets: Sequence[int] | None = None  # padded prompt lengths, see `decode.generate`
+    mesh: Any = None
+    rules: Sequence = rules_lib.DEFAULT_RULES
+
+
+class Reply(NamedTuple):
+    """What a model answered to one prompt."""
+
+    tokens: list[int]  # without the end token
+    text: str  # up to the first stop string
+    finished: bool  # False: cut at max_new_tokens
+
+
+class Decoding(NamedTuple):
+    """How answers are decoded: written into every result."""
+
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()  # an answer ends before the first of them
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Continuation(NamedTuple):
+    """An answer behind its prompt, as training has it."""
+
+    ids: score.Ids
+    weights: list[float]  # loss weight of each target token
+
+
+def prompt(ready: Ready, messages: Sequence[records.Message]) -> list[int]:
+    """Returns the ids that a conversation is asked by; its last message is the user's."""
+    record = records.Record((*messages, records.Message("assistant", "")))
+    return preprocess.prompt(
+        record, ready.vocabulary, ready.template, layout=ready.model.layout, system=ready.system
+    )
+
+
+def continuation(ready: Ready, record: records.Record) -> Continuation:
+    """Returns the last answer of a conversation as the tokens that learn, and what is before it.
+
+    An end token that training learns is among them (T5's sums hold it; those of
+    lm-evaluation-harness do not: see `harness`).
+    """
+    *before, last = policies.with_system(record, ready.system).messages
+    record = record._replace(messages=(*before, last._replace(weight=1.0)))
+    layout = ready.model.layout
+    example = preprocess.instruction(
+        record, ready.vocabulary, ready.template, layout=layout, learn="last_assistant"
+    )
+    weights = list(example.targets.weights)
+    if layout == "encoder_decoder":
+        ids = score.Ids(list(example.inputs.ids), list(example.targets.ids))
+        return Continuation(ids, weights)
+    first = next((i for i, weight in enumerate(weights) if weight), len(weights))
+    ids = score.Ids(list(example.targets.ids[:first]), list(example.targets.ids[first:]))
+    return Continuation(ids, weights[first:])
+
+
+def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list[Reply]:
+    """Answers prompts, in order; an answer depends on its own prompt and place alone."""
+    generated = decode.generate(
+        ready.model,
+        ready.params,
+        prompts,
+        max_new_tokens=how.max_new_tokens,
+        eos_id=preprocess.end_ids(ready.template, ready.vocabulary),
+        start_id=ready.start_id,
+        batch_size=ready.batch_size,
+        buckets=ready.buckets,
+        sampler=sampling.Sampler(temperature=how.temperature, top_p=how.top_p),
+        seed=how.seed,
+        mesh=ready.mesh,
+        rules=ready.rules,
+    )
+    return [_reply(one, ready.vocabulary, how.stop) for one in generated]
+
+
+def _reply(one: decode.Generated, vocabulary: vocab.Vocabulary, stop: Sequence[str]) -> Reply:
+    text = vocabulary.decode(one.tokens)
+    cut = min((place for word in stop if (place := text.find(word)) >= 0), default=None)
+    return Reply(one.tokens, text[:cut], one.finished or cut is not None)
+
+
+def log_probabilities(ready: Ready, rows: Sequence[score.Ids]) -> list[np.ndarray]:
+    """Returns the natural logarithm of the probability of every target token, row by row."""
+    return score.log_probabilities(
+        ready.model,
+        ready.params,
+        rows,
+        start_id=ready.start_id,
+        batch_size=ready.batch_size,
+        mesh=ready.mesh,
+        rules=ready.rules,
+    )
+
+
+def log_likelihoods(ready: Ready, rows: Sequence[Continuation]) -> list[float]:
+    """Returns the weighted sum of log-probabilities of every answer, nats; no z-loss, no smoothing.
+
+    As in T5X (models.py, score_batch); not divided by any length.
+    """
+    found = log_probabilities(ready, [row.ids for row in rows])
+    return [
+        float(np.dot(np.asarray(one, np.float64), np.asarray(row.weights, np.float64)))
+        for one, row in zip(found, rows, strict=True)
+    ]
+
+
+def generated_log_likelihoods(
+    ready: Ready, prompts: Sequence[Sequence[int]], replies: Sequence[Reply]
+) -> list[float]:
+    """Returns how likely the model held its own answers, the end token among them where it came.
+
+    Computed again from the whole row, not collected while decoding: the same figures whatever
+    decoding did (batches, cache, beams).
+    """
+    end = preprocess.end_ids(ready.template, ready.vocabulary)[0]
+    rows = [
+        score.Ids(list(asked), one.tokens + ([end] if one.finished else []))
+        for asked, one in zip(prompts, replies, strict=True)
+    ]
+    return [float(np.sum(one, dtype=np.float64)) for one in log_probabilities(ready, rows)]

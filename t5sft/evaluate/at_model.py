@@ -1,0 +1,136 @@
+"""Benchmarks asked of a model: questions, prompts, answers or ranks, figures."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5sft import errors
+from t5sft.data import prepare as prepare_lib
+from t5sft.evaluate import answering, prompting, ranks, results, suites
+from t5sft.evaluate.answers import benchmarks, statistics
+
+PREFIX = "benchmark:"  # of a benchmark whose name a SeqIO task of the run has, too
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a model is asked; the flags of `t5sft evaluate` by their names.
+
+    Args:
+      num_examples: at most so many questions of each task.
+      seed: of sampling.
+      template_split: SeqIO tasks that tell accuracy by template: where the best one is chosen.
+      output: a JSONL file for every question with its answer.
+      questions: a benchmark's file, or the folder in place of T5SFT_DATA.
+      style: how it is asked, see `prompting`; shots: worked examples before the question.
+      extraction: the rule that finds the answer in a response.
+      answer_tokens: at most so many new tokens; None: as the style has it.
+    """
+
+    num_examples: int | None = None
+    seed: int = 0
+    template_split: str | None = None
+    output: str | None = None
+    questions: str | None = None
+    style: str | None = None
+    shots: int | None = None
+    extraction: str | None = None
+    answer_tokens: int | None = None
+
+
+_FOR_TASKS = {"num_examples", "seed", "template_split", "output"}
+
+
+def refuse_unused(options: Options, task: str) -> None:
+    """Raises ConfigError for a benchmark's flag given to a SeqIO task."""
+    for field in dataclasses.fields(options):
+        if field.name not in _FOR_TASKS and getattr(options, field.name) != field.default:
+            raise errors.ConfigError(
+                f"--{field.name} has no effect on the SeqIO task {task!r}; evaluate; leave it "
+                f"out, or name a benchmark ({', '.join(names())})"
+            )
+
+
+def names() -> list[str]:
+    """Returns the benchmarks that can be asked of a model."""
+    return [*benchmarks.names(), *ranks.NAMES]
+
+
+def benchmark_of(
+    task: str | None, data: prepare_lib.Data, suites_: Sequence[tuple[str, str]]
+) -> str | None:
+    """Returns the benchmark that --task names; None: it is a SeqIO task of the run.
+
+    A name that both have is the SeqIO task, where the run was trained on it or evaluates it; with
+    `benchmark:` before it, it is the benchmark.
+    """
+    if task is None:
+        return None
+    if task.startswith(PREFIX):
+        name = task.removeprefix(PREFIX)
+        if not _is_benchmark(name):
+            benchmarks.get(name)  # raises, with the nearest name
+        return name
+    mine = {data.task, *(one for _, one in suites_)}
+    return task if _is_benchmark(task) and task not in mine else None
+
+
+def _is_benchmark(name: str) -> bool:
+    return benchmarks.is_known(name) or name in ranks.NAMES
+
+
+def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measure:
+    """Reads a benchmark's questions and writes its prompts, once for all checkpoints."""
+    if name in ranks.NAMES:
+        return ranks.prepare(name, ready, options)
+    benchmark = benchmarks.get(name)
+    if options.questions is None and benchmark.load is benchmarks.own_references:
+        raise errors.ConfigError(f"{name} has no questions of its own; evaluate; add --questions")
+    if options.extraction is not None and options.extraction not in benchmark.extractions:
+        raise errors.ConfigError(
+            f"no rule {options.extraction!r}; --extraction of {name}; use "
+            f"{', '.join(benchmark.extractions) or 'none'}"
+        )
+    questions = results.first(benchmark.load(options.questions, []), options.num_examples)
+    protocol = prompting.build(
+        name,
+        questions,
+        style=options.style,
+        shots=options.shots,
+        folder=options.questions,
+        max_new_tokens=options.answer_tokens,
+    )
+    prompts = [answering.prompt(ready, messages) for messages in protocol.conversations]
+
+    def run(loaded: answering.Ready) -> Mapping[str, Any]:
+        replies = answering.reply(loaded, prompts, protocol.decoding)
+        texts = [one.text for one in replies]
+        scores = benchmark.score(questions, texts, options.extraction)
+        return {"replies": replies, "scores": scores}
+
+    def lines(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+        scores: statistics.Scores = made["scores"]
+        rows = [
+            {"index": i, "prompt": messages[-1].content, "response": reply.text, **verdict}
+            for i, (messages, reply, verdict) in enumerate(
+                zip(protocol.conversations, made["replies"], scores.verdicts, strict=True)
+            )
+        ]
+        results.write_rows(options.output, rows)
+        more = {"by_kind": scores.by_group} if scores.by_group else {}
+        return [
+            results.of_benchmark(
+                name,
+                questions,
+                scores.values,
+                scores.standard_errors,
+                protocol=protocol.name,
+                decode=protocol.decoding._asdict(),
+                extraction=scores.verdicts[0].get("extraction"),
+                unfinished=sum(not one.finished for one in made["replies"]),
+                versions=results.versions("jax", "numpy", *benchmark.packages),
+                **more,
+            )
+        ]
+
+    return suites.Measure([(name, name, None)], run, lines)
