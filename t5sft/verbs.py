@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
             "split": (str, "its split"),
             "steps": (str, "checkpoints: 200,400 or all; default the newest"),
             "watch": (bool, "evaluate each checkpoint as training writes it, to the last step"),
+            "results_dir": (str, "where results go; default the run, of bare weights evaluations/"),
             "wait_seconds": (float, "--watch ends when no checkpoint came for so long"),
             "num_examples": (int, "at most so many questions of each task"),
             "questions": (str, "a benchmark's file, or the folder in place of $T5SFT_DATA"),

@@ -83,12 +83,16 @@ def write_result(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         result["paths"]["plots"] = _draw(directory, result)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
-        unfinished.replace(path)
+        _replace(path, json.dumps(result, indent=1, ensure_ascii=False))
     except OSError as error:
         raise errors.StorageError(f"cannot write ({error}); {path}; free or mend it") from error
     return result
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def table(result: Mapping, *, color: bool | None = None) -> str:

@@ -25,6 +25,7 @@ def evaluate(
     model,
     data: prepare.Data,
     model_dir: str,
+    results_dir: str | None = None,
     suites: Sequence[tuple[str, str]] = (),
     task: str | None = None,
     split: str = "validation",
@@ -46,9 +47,10 @@ def evaluate(
 ) -> dict:
     """Evaluates checkpoints on SeqIO tasks, or on a benchmark.
 
-    Every figure becomes a line of MODEL_DIR/evaluation/results.jsonl and a point for TensorBoard.
+    Every figure becomes a line of RESULTS_DIR/evaluation/results.jsonl and a point for TensorBoard.
 
     Args:
+      results_dir: in place of model_dir for what is written; of bare weights evaluations/NAME.
       suites: (name, SeqIO task or mixture); a suite's figure is the mean over its tasks.
       task: one SeqIO task, mixture or benchmark in place of `suites`; none: the task trained on.
       compare: also evaluate the model before tuning: `init_from`, or random parameters of `seed`.
@@ -63,30 +65,28 @@ def evaluate(
     Returns:
       What result.json holds; otherwise {"results": lines of results.jsonl, "path"}.
     """
-    vocabulary = vocab.load(data.vocabulary)
-    mesh = mesh_lib.resolve(mesh)
-    template = templates.get(data.template)
-    ready = answering.Ready(
-        model, None, vocabulary, template, data.system, vocabulary.pad_id, batch_size, buckets,
-        mesh, rules,
-    )  # fmt: skip
+    ready = _ready(model, data, batch_size, buckets, mesh_lib.resolve(mesh), rules)
+    if not watch:
+        start.find(model_dir, model, ready.vocabulary)  # before tasks are read, which takes longer
     options = at_model.Options(num_examples=num_examples, seed=seed, **protocol)
     name = at_model.benchmark_of(task, data, suites)
     if name:
+        ready = ready._replace(buckets=None)  # the run's are as long as its own prompts
         measure = at_model.prepare(name, ready, options)
     else:
         suites = {task: task} if task else dict(suites or [(data.task, data.task)])
         how = answering.Decoding(max_new_tokens=max_new_tokens)
         at_model.refuse_unused(options, task or data.task)
         measure = suites_lib.prepare(suites, data, split, ready, how, options)
-    about = describe(data, ready)
+    about, target = describe(data, ready), steps_lib.home(model_dir, results_dir)
     if options.output and (watch or (steps and not steps.isdecimal())):
         raise errors.ConfigError("--output holds the answers of one step; evaluate; give --steps N")
     if steps is None and not watch and not name:
         origin = (init_from, seed) if compare else None
-        return _newest(model_dir, ready, measure, about, origin, clusters or {})
-    found = _steps(model_dir, steps, watch, wait_seconds, last_step, measure.key, about)
-    return _each(found, model_dir, ready, measure, about)
+        return _newest(model_dir, target, ready, measure, about, origin, clusters or {})
+    done = results.done(target, measure.key, about) if watch else ()
+    found = _steps(model_dir, steps, watch, wait_seconds, last_step, done)
+    return _each(found, target, ready, measure, about)
 
 
 def describe(data: prepare.Data, ready: answering.Ready) -> dict[str, Any]:
@@ -101,17 +101,23 @@ def describe(data: prepare.Data, ready: answering.Ready) -> dict[str, Any]:
     }
 
 
+def _ready(model, data: prepare.Data, batch_size, buckets, mesh, rules) -> answering.Ready:
+    vocabulary, template = vocab.load(data.vocabulary), templates.get(data.template)
+    start_id, system = vocabulary.pad_id, data.system
+    options = (system, start_id, batch_size, buckets, mesh, rules)
+    return answering.Ready(model, None, vocabulary, template, *options)
+
+
 def _load(path, ready: answering.Ready) -> answering.Ready:
     like = start.like(ready.model, ready.mesh, ready.rules)
     return ready._replace(params=start.load(path, ready.model, like, ready.vocabulary))
 
 
-def _steps(model_dir, steps, watch, wait_seconds, last_step, key, about) -> Iterator[Any]:
+def _steps(model_dir, steps, watch, wait_seconds, last_step, done) -> Iterator[Any]:
     """Yields (step, path) of the checkpoints asked for."""
     if watch:
         if steps is not None:
             raise errors.ConfigError("--steps and --watch exclude each other; evaluate; give one")
-        done = results.done(model_dir, key, about)
         options = {"last_step": last_step, "done": done, "wait_seconds": wait_seconds, "say": _say}
         for step in steps_lib.watch(model_dir, **options):
             yield step, steps_lib.path_of(model_dir, step)
@@ -122,7 +128,7 @@ def _steps(model_dir, steps, watch, wait_seconds, last_step, key, about) -> Iter
         yield steps_lib.of(model_dir)
 
 
-def _each(found, model_dir, ready, measure: suites_lib.Measure, about) -> dict:
+def _each(found, target, ready, measure: suites_lib.Measure, about) -> dict:
     """Evaluates checkpoints one by one; each one's results are written before the next is read."""
     lines: list[dict] = []
     path = None
@@ -138,14 +144,14 @@ def _each(found, model_dir, ready, measure: suites_lib.Measure, about) -> dict:
         made = measure.run(loaded)
         about_step = {**about, "checkpoint": str(checkpoint)}
         fresh = [results.record(**one, step=step, about=about_step) for one in measure.lines(made)]
-        path = results.write(model_dir, fresh)
+        path = results.write(target, fresh)
         lines += fresh
         _say(f"step {step}: evaluated in {time.monotonic() - begun:.1f} s")
     _say(results.table(lines) if lines else "nothing was evaluated")
     return {"results": lines, "path": path and str(path)}
 
 
-def _newest(model_dir, ready, measure, about, origin, clusters) -> dict:
+def _newest(model_dir, target, ready, measure, about, origin, clusters) -> dict:
     """Evaluates the newest checkpoint, and if asked the model it began as, for result.json."""
     step, path = steps_lib.of(model_dir)
     loaded = {"after": _load(path, ready)}
@@ -161,9 +167,9 @@ def _newest(model_dir, ready, measure, about, origin, clusters) -> dict:
         if when == "after":
             about = {**about, "checkpoint": str(path)}
             lines = [results.record(**one, step=step, about=about) for one in measure.lines(made)]
-    results.write(model_dir, lines)
+    results.write(target, lines)
     result = report.write_result(
-        model_dir,
+        target,
         asked=measure.asked,
         answers=answers,
         clusters=clusters,

@@ -44,6 +44,26 @@ def of(path) -> tuple[int | None, Any]:
     return (int(found.name) if found.name.isdecimal() else None), found
 
 
+def home(model_dir, results_dir: str | None) -> pathlib.Path:
+    """Returns where results go: the run's directory, or of bare weights evaluations/NAME.
+
+    Nothing is written among weights: a checkpoint with a file more than its manifest is refused.
+    """
+    if results_dir is not None:
+        return pathlib.Path(results_dir).expanduser()
+    path = pathlib.Path(model_dir).expanduser()
+    if (path / "config.gin").exists():
+        return path
+    try:
+        found = pathlib.Path(checkpoint.find(path))
+    except errors.CheckpointError:
+        if not path.exists():
+            return path  # a run that has not begun
+        found = path  # weights of others
+    is_step = found.parent.name == "checkpoints"
+    return found.parent.parent if is_step else pathlib.Path("evaluations") / found.name
+
+
 def chosen(model_dir, steps: str) -> list[int]:
     """Returns the steps of a text such as "200,400" or "all".
 
