@@ -48,6 +48,8 @@ TEST_REQUIRES = [
     "import-linter>=2,<3",  # tests/test_layers.py
     "safetensors>=0.4,<1",  # what files are compared with
 ]
+# On a TPU, and for t5sft plan on any machine: jax and the libtpu it was released with.
+TPU_REQUIRES = ["jax[tpu]>=0.10,<0.13"]
 DEV_REQUIRES = [
     *TEST_REQUIRES,
     "ruff>=0.9,<0.18",
@@ -69,6 +71,6 @@ setup(
         "t5sft.tasks": ["village/**/*"],
     },
     install_requires=INSTALL_REQUIRES,
-    extras_require={"test": TEST_REQUIRES, "dev": DEV_REQUIRES},
+    extras_require={"tpu": TPU_REQUIRES, "test": TEST_REQUIRES, "dev": DEV_REQUIRES},
     entry_points={"console_scripts": ["t5sft=t5sft.cli:main"]},
 )

@@ -1,0 +1,128 @@
+"""Collectives of a compiled program: their kind, mesh axis and bytes on the wire."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from t5sft.plan import hlo
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
+
+
+class Mesh(NamedTuple):
+    """Names and sizes of the mesh axes; partition n of a program is its nth device, row by row."""
+
+    axes: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.sizes)
+
+
+def kind(instruction: hlo.Instruction) -> str | None:
+    """Returns which collective an instruction is, or starts."""
+    name = instruction.opcode.removesuffix("-start")
+    return name if name in KINDS else None
+
+
+def wire_bytes(instruction: hlo.Instruction, holder: hlo.Computation, mesh: Mesh) -> float:
+    """Returns what every device sends, in bytes, by the ring algorithm.
+
+    Example (4 devices, a shard or an operand of 100 bytes):
+      all-gather           300    every shard but one's own passes
+      reduce-scatter        75
+      all-reduce           150    a reduce-scatter and an all-gather
+      all-to-all            75
+      collective-permute   100
+    """
+    sent = sum(a.bytes for operand in holder.operands(instruction) for a in operand.shapes)
+    n = group_size(instruction, mesh)
+    return {
+        "all-gather": sent * (n - 1),
+        "all-reduce": 2 * sent * (n - 1) / n,
+        "collective-permute": sent,
+    }.get(kind(instruction) or "", sent * (n - 1) / n)
+
+
+def group_size(instruction: hlo.Instruction, mesh: Mesh) -> int:
+    """Returns how many devices take part together."""
+    return len(groups(instruction, mesh)[0])
+
+
+def axis(instruction: hlo.Instruction, mesh: Mesh) -> str:
+    """Returns the mesh axes along which the bytes go, as "fsdp" or "data+fsdp".
+
+    Those are the axes along which the devices of a group, or source and target, differ.
+    """
+    differ: set[int] = set()
+    for group in groups(instruction, mesh):
+        places = np.array(np.unravel_index(group, mesh.sizes))  # [axes, devices]
+        differ |= {int(a) for a in np.flatnonzero((places != places[:, :1]).any(axis=1))}
+    return "+".join(mesh.axes[a] for a in sorted(differ)) or "none"
+
+
+def groups(instruction: hlo.Instruction, mesh: Mesh) -> list[Sequence[int]]:
+    """Returns the groups of partitions that exchange something; of a permutation, the pairs.
+
+    XLA writes them as lists, as a reshaped and transposed range, or by the axes of a mesh of its
+    own.
+
+    Example (8 devices):
+      replica_groups={{0,1,2,3},{4,5,6,7}}        as it is written
+      replica_groups=[2,4]<=[8]                   the same
+      replica_groups=[4,2]<=[2,4]T(1,0)           {0,4} {1,5} {2,6} {3,7}
+      replica_groups=mesh['a'=2,'b'=4] {'b'}      {0,1,2,3} {4,5,6,7}
+      source_target_pairs={{0,1},{1,0}}           {0,1} {1,0}
+    """
+    text = instruction.attributes
+    if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", text):
+        return _lists(pairs[1])
+    if found := re.search(r"replica_groups=\{(\{.*?\})\}", text):
+        return _lists(found[1])
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape, sizes, order = (_numbers(part) for part in found.groups())
+        ids = np.arange(math.prod(sizes)).reshape(sizes)
+        ids = ids.transpose(order) if order else ids
+        return list(ids.reshape(shape))
+    if found := re.search(r"replica_groups=(mesh\[.*?\])\s*(?:\{([^}]*)\})?", text):
+        return _by_axes(found[1], found[2] or "")
+    return [range(mesh.size)]
+
+
+def _numbers(text: str | None) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text or "")]
+
+
+def _lists(text: str) -> list[Sequence[int]]:
+    return [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", text)]
+
+
+def _by_axes(mesh: str, names: str) -> list[Sequence[int]]:
+    """Groups along some axes of a mesh, or along a part "axis":(before)size of an axis."""
+    sizes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)]
+    chosen = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", names)
+    parts: list[tuple[str, int]] = []  # axes of the mesh, those that are split, split
+    for name, size in sizes:
+        cut = [(int(before), int(part)) for n, before, part in chosen if n == name and part]
+        if not cut:
+            parts.append((name, size))
+            continue
+        before, part = cut[0]
+        parts += [(f"{name}<", before), (name, part), (f"{name}>", size // before // part)]
+    grid = np.arange(math.prod(size for _, size in parts)).reshape([size for _, size in parts])
+    inner = [i for i, (name, _) in enumerate(parts) if name in {n for n, _, _ in chosen}]
+    outer = [i for i in range(len(parts)) if i not in inner]
+    width = math.prod(parts[i][1] for i in inner)
+    return list(grid.transpose(outer + inner).reshape(-1, width))
