@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from t5sft.plan import collectives, hlo, loops, products, traffic
+from t5sft.plan import collectives, hlo, loops, matmuls, traffic
 
 
 class Visit(NamedTuple):
@@ -67,7 +67,7 @@ def count(text: str, mesh: collectives.Mesh) -> Counts:
     for visit in walk(module, unknown):
         instruction, times = visit.instruction, visit.times
         if instruction.opcode in ("dot", "convolution"):
-            matmul += times * products.flops(instruction, visit.holder)
+            matmul += times * matmuls.flops(instruction, visit.holder)
         if instruction.attribute(r'custom_call_target="(tpu_custom_call)"'):
             declared = traffic.declared_flops(instruction)
             kernel, kernels = kernel + times * declared, kernels + times

@@ -16,7 +16,8 @@ import jax
 from jax.experimental import topologies
 
 from t5sft import errors
-from t5sft.plan import chips
+from t5sft.parallel import chips
+from t5sft.plan import slices
 
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "v7x": "tpu7x", "v7": "tpu7x"}
 EXAMPLES = "v5e-16, v5p-128, 2xv5e-256 (two slices), v5e:4x4 (a shape), cpu-8"
@@ -24,17 +25,21 @@ EXAMPLES = "v5e-16, v5p-128, 2xv5e-256 (two slices), v5e:4x4 (a shape), cpu-8"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Equal slices of one chip.
+    """Equal slices of one product.
 
     Args:
-      chip: its generation.
+      product: its generation.
       shape: chips of a slice along the axes of its torus.
       num_slices: slices, joined by the data center's network.
     """
 
-    chip: chips.Chip
+    product: slices.Product
     shape: tuple[int, ...]
     num_slices: int = 1
+
+    @property
+    def chip(self) -> chips.Chip:
+        return self.product.chip
 
     @property
     def num_chips(self) -> int:
@@ -42,19 +47,19 @@ class Topology:
 
     @property
     def num_devices(self) -> int:
-        return self.num_chips * self.chip.devices
+        return self.num_chips * self.product.devices
 
     @property
     def name(self) -> str:
-        size = f"{self.chip.name}-{math.prod(self.shape) * self.chip.cores}"
+        size = f"{self.chip.name}-{math.prod(self.shape) * self.product.counted}"
         return size if self.num_slices == 1 else f"{self.num_slices}x{size}"
 
     def __str__(self) -> str:
-        if self.chip is chips.CPU:
+        if self.product is slices.CPU:
             return f"{self.num_chips} CPU devices"
-        slices = f"{self.num_slices} slices of " if self.num_slices > 1 else ""
+        several = f"{self.num_slices} slices of " if self.num_slices > 1 else ""
         shape = "x".join(map(str, self.shape))
-        return f"{self.name}: {slices}{math.prod(self.shape)} {self.chip.name} chips ({shape})"
+        return f"{self.name}: {several}{math.prod(self.shape)} {self.chip.name} chips ({shape})"
 
 
 def parse(name: str) -> Topology:
@@ -73,50 +78,52 @@ def parse(name: str) -> Topology:
     found = re.fullmatch(r"(?:(\d+)x)?([a-z][a-z0-9]*)(?:-(\d+)|:(\d+(?:x\d+)*))", name.lower())
     if not found:
         raise errors.ConfigError(f"{name!r} is no topology; --topology; use one as {EXAMPLES}")
-    slices, generation, count, shape = found.groups()
-    if slices == "0":
+    number, generation, count, shape = found.groups()
+    if number == "0":
         raise errors.ConfigError(f"{name!r} has no slice; --topology; use 2xv5e-256 for two")
-    num_slices = int(slices or 1)
+    num_slices = int(number or 1)
     if generation == "cpu":
         return _cpu(name, count, num_slices)
-    chip = chips.CHIPS.get(ALIASES.get(generation, generation))
-    if chip is None:
-        known = ", ".join(chips.CHIPS)
+    product = slices.PRODUCTS.get(ALIASES.get(generation, generation))
+    if product is None:
+        known = ", ".join(slices.PRODUCTS)
         raise errors.ConfigError(
-            f"no chip {generation!r}{errors.suggest(generation, [*chips.CHIPS, *ALIASES])}; "
+            f"no chip {generation!r}{errors.suggest(generation, [*slices.PRODUCTS, *ALIASES])}; "
             f"--topology; use one of {known}"
         )
     if shape:
         wanted = tuple(int(side) for side in shape.split("x"))
-        matches = [s for s in chip.shapes() if sorted(s) == sorted(wanted)]
-        size = math.prod(wanted) * chip.cores
+        matches = [s for s in product.shapes() if sorted(s) == sorted(wanted)]
+        size = math.prod(wanted) * product.counted
     else:
         size = int(count)
-        matches = [s for s in chip.shapes() if math.prod(s) * chip.cores == size]
+        matches = [s for s in product.shapes() if math.prod(s) * product.counted == size]
     if not matches:
         raise errors.ConfigError(
-            f"no {generation} slice {name.rpartition('x' + generation)[2] or name!r}; --topology; "
-            f"{_counts(chip)}: use {_near(chip, size)}"
+            f"no slice {name.removeprefix(f'{number}x')}; --topology; "
+            f"{_counts(product)}: use {_near(product, size)}"
         )
-    return Topology(chip, matches[0], num_slices)
+    return Topology(product, matches[0], num_slices)
 
 
 def _cpu(name: str, count: str | None, num_slices: int) -> Topology:
     if not count or int(count) < 1 or num_slices > 1:
         raise errors.ConfigError(f"{name!r} is no topology; --topology; use cpu-8 for 8 devices")
-    return Topology(chips.CPU, (int(count),))
+    return Topology(slices.CPU, (int(count),))
 
 
-def _counts(chip: chips.Chip) -> str:
-    return "the number counts TensorCores, two per chip" if chip.cores == 2 else "it counts chips"
+def _counts(product: slices.Product) -> str:
+    return (
+        "the number counts TensorCores, two per chip" if product.counted == 2 else "it counts chips"
+    )
 
 
-def _near(chip: chips.Chip, size: int) -> str:
+def _near(product: slices.Product, size: int) -> str:
     """Names the slices next below and above a size."""
-    sizes = sorted({math.prod(shape) * chip.cores for shape in chip.shapes()})
+    sizes = sorted({math.prod(shape) * product.counted for shape in product.shapes()})
     below = [n for n in sizes if n < size][-1:]
     above = [n for n in sizes if n >= size][:1]
-    return " or ".join(f"{chip.name}-{n}" for n in (*below, *above))
+    return " or ".join(f"{product.chip.name}-{n}" for n in (*below, *above))
 
 
 def devices(topology: Topology) -> list:
@@ -125,7 +132,7 @@ def devices(topology: Topology) -> list:
     Raises:
       ConfigError: libtpu is not installed, or this JAX has too few CPU devices.
     """
-    if topology.chip is chips.CPU:
+    if topology.product is slices.CPU:
         return _cpu_devices(topology.num_chips)
     return list(_described(topology))
 

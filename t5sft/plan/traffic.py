@@ -17,9 +17,7 @@ _FREE = {
 }  # fmt: skip
 
 
-def hbm_bytes(
-    module: hlo.Module, holder: hlo.Computation, instruction: hlo.Instruction
-) -> int:
+def hbm_bytes(module: hlo.Module, holder: hlo.Computation, instruction: hlo.Instruction) -> int:
     """Returns the bytes of one execution of an instruction that is in no fusion."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done"):

@@ -46,9 +46,7 @@ def _window(instruction: hlo.Instruction) -> dict[str, list[str]]:
     return {name: text.split("x") for name, text in re.findall(r"(\w+)=([\w\-]+)", found)}
 
 
-def _pairs(
-    size, kernel, out, *, stride, padding_low, left_dilation, right_dilation
-) -> int:
+def _pairs(size, kernel, out, *, stride, padding_low, left_dilation, right_dilation) -> int:
     """Counts, along one axis, the pairs of output and kernel places that meet an element."""
     place = np.arange(out)[:, None] * stride + np.arange(kernel) * right_dilation - padding_low
     is_inside = (place >= 0) & (place <= (size - 1) * left_dilation)

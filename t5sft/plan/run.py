@@ -1,0 +1,72 @@
+"""The verb plan: what a run needs and how long it takes, before anybody rents a chip."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from t5sft import errors
+from t5sft.data import converters, prepare
+from t5sft.objectives import sft
+from t5sft.parallel import mesh as mesh_lib
+from t5sft.parallel import rules as rules_lib
+from t5sft.plan import measure, report
+from t5sft.plan import topology as topology_lib
+from t5sft.train import optim
+
+
+def plan(
+    *,
+    model,
+    data: prepare.Data,
+    optimizer: optim.Optimizer,
+    steps: int,
+    batch_size: int,
+    topology: str | None = None,
+    objective: Callable = sft.sft,
+    microbatches: int = 1,
+    seed: int = 0,
+    mesh: mesh_lib.MeshSpec | None = None,
+    rules: Sequence = rules_lib.DEFAULT_RULES,
+    search: bool = False,
+    max_compiles: int = 6,
+    hlo: str | None = None,
+) -> dict[str, Any]:
+    """Compiles the train step of a recipe for a TPU topology on this machine and tells its cost.
+
+    Args:
+      topology: as Google Cloud names it (`topology.parse`).
+      model, data, optimizer, steps, batch_size, objective, microbatches, seed, mesh, rules: as of
+        `train.run.train`; of the data only the lengths matter, none is read.
+      search: also try other meshes, microbatches and remat policies; max_compiles: at most so many.
+      hlo: file for the text of the compiled program, compressed.
+    """
+    if topology is None:
+        raise errors.ConfigError(
+            f"plan needs a topology; command line; add --topology, as {topology_lib.EXAMPLES}"
+        )
+    place = topology_lib.parse(topology)
+    topology_lib.prepare()
+    # A program for a TPU that was kept on disk cannot be loaded where no TPU is.
+    jax.config.update("jax_enable_compilation_cache", False)
+    recipe = measure.Recipe(
+        model=model,
+        objective=objective,
+        optimizer=optimizer,
+        shapes=converters.shapes(
+            model.layout,
+            batch_size,
+            encoder_length=data.encoder_length,
+            decoder_length=data.decoder_length,
+        ),
+        microbatches=microbatches,
+        mesh=mesh,
+        rules=rules,
+        seed=seed,
+        steps=steps,
+    )
+    print(f"compiling for {place} ...", file=sys.stderr, flush=True)
+    planned = measure.plan(recipe, place, hlo_file=hlo)
+    print(report.text(planned))
+    return planned.to_json()
