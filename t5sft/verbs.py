@@ -6,7 +6,7 @@ Plain text, so that --help and a mistyped flag are answered without importing an
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Flags = dict[str, tuple[Callable[[str], Any], str]]  # name -> (type, help)
+Flags = dict[str, tuple[Callable[[str], Any], str]]  # name -> (type, help); bool takes no value
 
 
 class Verb(NamedTuple):
@@ -66,6 +66,16 @@ VERBS: dict[str, Verb] = {
             "prompt": (str, "one prompt"),
             "inputs": (str, "file of prompts, JSON Lines"),
             "output": (str, "file for the answers, JSON Lines"),
+        },
+    ),
+    "plan": Verb(
+        "tell what a run on a TPU topology will need and how fast it will be; needs no TPU",
+        "t5sft.plan.run.plan",
+        {
+            "topology": (str, "as v5e-16, v5p-128 (64 chips), 2xv5e-256 (two slices), cpu-8"),
+            "search": (bool, "also try other meshes, microbatches and remat policies"),
+            "max_compiles": (int, "of --search"),
+            "hlo": (str, "keep the text of the compiled program in this file, compressed"),
         },
     ),
     "inspect": Verb(

@@ -84,6 +84,7 @@ def groups(instruction: hlo.Instruction, mesh: Mesh) -> list[Sequence[int]]:
       replica_groups=[2,4]<=[8]                   the same
       replica_groups=[4,2]<=[2,4]T(1,0)           {0,4} {1,5} {2,6} {3,7}
       replica_groups=mesh['a'=2,'b'=4] {'b'}      {0,1,2,3} {4,5,6,7}
+      mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}   {0,4} {1,5} {2,6} {3,7}
       source_target_pairs={{0,1},{1,0}}           {0,1} {1,0}
     """
     text = instruction.attributes
@@ -93,11 +94,11 @@ def groups(instruction: hlo.Instruction, mesh: Mesh) -> list[Sequence[int]]:
         return _lists(found[1])
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
         shape, sizes, order = (_numbers(part) for part in found.groups())
-        ids = np.arange(math.prod(sizes)).reshape(sizes)
-        ids = ids.transpose(order) if order else ids
-        return list(ids.reshape(shape))
-    if found := re.search(r"replica_groups=(mesh\[.*?\])\s*(?:\{([^}]*)\})?", text):
-        return _by_axes(found[1], found[2] or "")
+        return list(_range(sizes, order).reshape(shape))
+    if found := re.search(
+        r"replica_groups=(mesh\[.*?\])(?:, device_ids=\((.*?)\) )?\s*\{(.*?)\}", text
+    ):
+        return _by_axes(*found.groups())
     return [range(mesh.size)]
 
 
@@ -109,8 +110,18 @@ def _lists(text: str) -> list[Sequence[int]]:
     return [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", text)]
 
 
-def _by_axes(mesh: str, names: str) -> list[Sequence[int]]:
-    """Groups along some axes of a mesh, or along a part "axis":(before)size of an axis."""
+def _range(sizes: list[int], order: list[int]) -> np.ndarray:
+    """The numbers from 0 on, row by row, with their axes in another order."""
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose(order) if order else ids
+
+
+def _by_axes(mesh: str, ids: str | None, names: str) -> list[Sequence[int]]:
+    """Groups along some axes of a mesh, or along a part "axis":(before)size of an axis.
+
+    Args:
+      ids: the partitions in the mesh, as a range or a list; None: in their order.
+    """
     sizes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)]
     chosen = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", names)
     parts: list[tuple[str, int]] = []  # axes of the mesh, those that are split, split
@@ -121,7 +132,13 @@ def _by_axes(mesh: str, names: str) -> list[Sequence[int]]:
             continue
         before, part = cut[0]
         parts += [(f"{name}<", before), (name, part), (f"{name}>", size // before // part)]
-    grid = np.arange(math.prod(size for _, size in parts)).reshape([size for _, size in parts])
+    if ids is None:
+        flat = np.arange(math.prod(size for _, size in parts))
+    elif found := re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", ids):
+        flat = _range(_numbers(found[1]), _numbers(found[2]))
+    else:
+        flat = np.array(_numbers(ids))
+    grid = flat.reshape([size for _, size in parts])
     inner = [i for i, (name, _) in enumerate(parts) if name in {n for n, _, _ in chosen}]
     outer = [i for i in range(len(parts)) if i not in inner]
     width = math.prod(parts[i][1] for i in inner)
