@@ -1,5 +1,6 @@
 """Compiles the train step of a recipe for a topology, and reads what it will cost."""
 
+import contextlib
 import dataclasses
 import gzip
 import pathlib
@@ -118,6 +119,17 @@ def lower(recipe: Recipe, mesh: Mesh) -> tuple[Any, state.State, dict]:
     return update.lower(like, batch), like, batch
 
 
+@contextlib.contextmanager
+def _compiled_anew():
+    """Keeps JAX's cache of programs out: compile_seconds is told, and no TPU is here to load one."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
 def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = None) -> Plan:
     """Compiles the step for a topology and counts what it does.
 
@@ -131,7 +143,8 @@ def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = Non
     lowered, like, batch = lower(recipe, mesh)
     begun = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        with _compiled_anew():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = memory.of_failure(error, like, batch)
         if needed is None:

@@ -4,8 +4,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from t5sft import errors
 from t5sft.data import converters, prepare
 from t5sft.objectives import sft
@@ -48,8 +46,6 @@ def plan(
         )
     place = topology_lib.parse(topology)
     topology_lib.prepare()
-    # A program for a TPU that was kept on disk cannot be loaded where no TPU is.
-    jax.config.update("jax_enable_compilation_cache", False)
     recipe = measure.Recipe(
         model=model,
         objective=objective,

@@ -1,0 +1,76 @@
+"""The verb: a recipe on fake devices of this machine, with known memory, FLOPs and collectives."""
+
+import json
+
+import pytest
+
+from t5sft import cli, errors
+from t5sft.data import prepare
+from t5sft.models import decoder
+from t5sft.parallel import mesh as mesh_lib
+from t5sft.plan import run
+from t5sft.train import optim
+
+FIELDS = {
+    "topology", "num_devices", "hbm_bytes_per_chip", "memory", "flops_per_step", "collectives",
+    "wire_bytes_per_chip", "hbm_traffic_bytes_per_chip", "step_seconds",
+    "tokens_per_second_per_chip", "mfu", "compile_seconds",
+}  # fmt: skip
+MODEL = decoder.Decoder(
+    vocab_size=64, emb_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=4, head_dim=8, num_layers=3
+)  # fmt: skip
+
+
+def recipe(**changed):
+    data = prepare.Data(
+        task="t", modules=(), vocabulary="bytes", template="plain", decoder_length=16
+    )
+    rate = optim.schedule(peak=1e-3, total_steps=9)
+    told = dict(
+        model=MODEL, data=data, optimizer=optim.adamw(learning_rate=rate), steps=9, batch_size=8
+    )  # fmt: skip
+    return {**told, "topology": "cpu-8", **changed}
+
+
+def test_a_recipe_on_eight_fake_devices(capsys):
+    got = run.plan(**recipe(mesh=mesh_lib.MeshSpec(data=1, fsdp=8)))
+    assert got.keys() >= FIELDS
+    assert got["num_devices"] == 8 and got["mesh"] == {"fsdp": 8}
+    memory, n = got["memory"], got["num_parameters"]
+    assert memory.keys() >= {"argument", "temp", "output", "alias", "peak", "fits"}
+    norms = 32 * (2 * 3 + 1)  # also split over fsdp
+    assert memory["parameters"] == n * 4 // 8 and norms
+    assert memory["alias"] == memory["parameters"] + memory["optimizer"] + 4
+    flops = got["flops_per_step"]
+    assert flops["analytic"] <= flops["hlo"] <= 1.2 * flops["analytic"]  # whole squares of scores
+    assert {c["axis"] for c in got["collectives"]} == {"fsdp"}
+    gathered = sum(c["wire_bytes_per_chip"] for c in got["collectives"])
+    assert got["wire_bytes_per_chip"] == gathered > 2 * n * 4 * 7 / 8
+    seconds = got["step_seconds"]
+    assert seconds["predicted"] == max(seconds[name] for name in ("compute", "hbm", "ici"))
+    assert got["tokens_per_second_per_chip"] * seconds["predicted"] == pytest.approx(16)
+    assert got["hours"] == pytest.approx(9 * seconds["predicted"] / 3600)
+    shown = capsys.readouterr().out
+    assert "mesh fsdp 8" in shown and "fits into" in shown and "chip-hours" in shown
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        (dict(topology=None), "plan needs a topology"),
+        (dict(topology="v5e-7"), "v5e-4 or v5e-8"),
+        (dict(batch_size=9), "batch_size 9 does not divide over 8 data shards"),
+        (dict(mesh=mesh_lib.MeshSpec(data=1, fsdp=4)), "fsdp=4 needs 4 devices"),
+    ],
+)
+def test_mistakes_are_told(changed, said):
+    with pytest.raises(errors.ConfigError, match=said):
+        run.plan(**recipe(**changed))
+
+
+def test_from_the_command_line(capfd):
+    words = ["plan", "--gin_file", "gin/recipes/quickstart_decoder.gin", "--topology", "cpu-2"]
+    assert cli.main([*words, "--gin.DECODER_LENGTH=16", "--gin.BATCH_SIZE=2", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told.keys() >= FIELDS
+    assert told["topology"] == "cpu-2" and told["memory"]["fits"]
