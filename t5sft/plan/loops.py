@@ -19,7 +19,7 @@ _DEPTH = 12  # of what is followed; counters are simple
 class Slot(NamedTuple):
     """An element of the loop's state, plus a constant."""
 
-    index: int
+    place: int
     plus: int = 0
 
 
@@ -40,12 +40,12 @@ def trip_count(module: hlo.Module, around: hlo.Computation, loop: hlo.Instructio
     if compared is None:
         return None
     counter, direction, limit = compared
-    first = _element(module, around, loop.operands[0], counter.index)
-    step = _step(module, body, counter.index)
+    first = _element(module, around, loop.operands[0], counter.place)
+    step = _step(module, body, counter.place)
     if isinstance(limit, Slot):  # a limit that the loop carries along unchanged
-        if _step(module, body, limit.index) != 0:
+        if _step(module, body, limit.place) != 0:
             return None
-        limit = _element(module, around, loop.operands[0], limit.index)
+        limit = _element(module, around, loop.operands[0], limit.place)
     if not isinstance(first, int) or not isinstance(limit, int) or not step:
         return None
     first += counter.plus
@@ -80,7 +80,7 @@ def _comparison(module, condition) -> tuple[Slot, str, Value] | None:
 def _step(module, body, index: int) -> int | None:
     """Returns what the body adds to an element of the state."""
     after = _element(module, body, body.root.name, index)
-    return after.plus if isinstance(after, Slot) and after.index == index else None
+    return after.plus if isinstance(after, Slot) and after.place == index else None
 
 
 def _element(module, holder, name: str, index: int) -> Value:
@@ -144,9 +144,9 @@ def _got(module, holder, made, given, depth) -> Value:
 
 def _sum(left: Value, right: Value, *, sign: int) -> Value:
     if isinstance(right, int) and isinstance(left, Slot):
-        return Slot(left.index, left.plus + sign * right)
+        return Slot(left.place, left.plus + sign * right)
     if isinstance(left, int) and isinstance(right, Slot) and sign == 1:
-        return Slot(right.index, right.plus + left)
+        return Slot(right.place, right.plus + left)
     if isinstance(left, int) and isinstance(right, int):
         return left + sign * right
     return None

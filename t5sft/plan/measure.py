@@ -121,7 +121,7 @@ def lower(recipe: Recipe, mesh: Mesh) -> tuple[Any, state.State, dict]:
 
 @contextlib.contextmanager
 def _compiled_anew():
-    """Keeps JAX's cache of programs out: compile_seconds is told, and no TPU is here to load one."""
+    """Keeps JAX's cache of programs out: how long the compiler takes is told, too."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:

@@ -33,7 +33,7 @@ class Product(NamedTuple):
         """Returns the slices that exist, smallest first; of one size the most compact first."""
         if self.chip.torus_axes == 2:
             return [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
-        small = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)]
+        small: list[tuple[int, ...]] = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)]
         if self.chip.name == "tpu7x":
             small.insert(0, (1, 1, 1))
         sides = range(4, self.max_chips // 16 + 1, 4)  # larger ones are made of cubes 4 x 4 x 4
