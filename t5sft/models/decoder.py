@@ -28,9 +28,10 @@ class DecoderNet(model.Net):
         """[B, T, D] of packed rows."""
         segments = batch["decoder_segment_ids"]
 
-        def view(window: int | None, rotation: rotary.Angles) -> attention.View:
-            mask = attention.packed_mask(segments, segments, causal=True, window=window)
-            return attention.View(mask, rotation=rotation)
+        def view(window: int | None, rotation: rotary.Angles):
+            return attention.view(
+                self, segments, segments, causal=True, window=window, rotation=rotation
+            )
 
         sight = self._sight(view, batch["decoder_positions"])
         return self.decoder(self.embed(batch["decoder_input_tokens"]), *sight)[0]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5sft import errors
-from t5sft.models import layers, stack
+from t5sft.models import attention, layers, stack
 from t5sft.parallel import rules
 
 DTYPES = ("float32", "bfloat16")
@@ -36,6 +36,8 @@ class Model:
         products with a parameter), "full" (each block whole).
       scan_unroll: layers per step of the loop over layers; more take longer to compile, and may run
         faster.
+      attention: the implementation, a name in `attention.NAMES`; "auto" picks by the devices'
+        platform, the length of the rows and what the model needs. Decoding has its own.
     """
 
     vocab_size: int
@@ -50,6 +52,7 @@ class Model:
     max_position_embeddings: int | None = None
     remat: str = "none"
     scan_unroll: int = 1
+    attention: str = "auto"
 
     layout: ClassVar[str]  # "encoder_decoder" or "decoder": which batches it reads
     net: ClassVar[type[nn.Module]]  # the Flax module behind the methods
@@ -61,7 +64,12 @@ class Model:
             optional = field.type in (int | None, "int | None") and value is not None
             if (needed or optional) and not (isinstance(value, int) and value >= 1):
                 self.reject(f"{field.name} = {value!r} is no positive integer", "correct it")
-        names = {"dtype": DTYPES, "remat": tuple(stack.POLICIES), "activation": layers.ACTIVATIONS}
+        names = {
+            "dtype": DTYPES,
+            "remat": tuple(stack.POLICIES),
+            "activation": layers.ACTIVATIONS,
+            "attention": attention.NAMES,
+        }
         for name, known in names.items():
             value = getattr(self, name)
             if value not in known:

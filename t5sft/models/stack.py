@@ -17,9 +17,9 @@ POLICIES = {
 class Sight(NamedTuple):
     """What every block of a stack is given besides its input."""
 
-    own: attention.View  # of self-attention
-    local: attention.View | None = None  # of self-attention, in the layers with a sliding window
-    other: attention.View | None = None  # of cross-attention
+    own: attention.AnyView  # of self-attention
+    local: attention.AnyView | None = None  # of self-attention, in the layers with a sliding window
+    other: attention.AnyView | None = None  # of cross-attention
     encoded: jax.Array | None = None  # [B, S, D] encoder output, where no cache holds its keys
 
 

@@ -27,12 +27,15 @@ class T5Stack(stack.Stack):
             self, "relative_bias", shape, ("relpos_buckets", "heads")
         )
 
-    def packed_view(self, segments: jax.Array) -> attention.View:
+    def packed_view(self, segments: jax.Array) -> attention.View | attention.Packed:
         """What the tokens of packed rows see in self-attention, by segment ids [B, T]."""
-        causal = not self.bidirectional
-        return attention.View(
-            mask=attention.packed_mask(segments, segments, causal=causal),
-            bias=attention.row_bias(self.relative_bias, self._buckets(), segments.shape[1]),
+        return attention.view(
+            self,
+            segments,
+            segments,
+            causal=not self.bidirectional,
+            table=self.relative_bias,
+            bucket_of=self._buckets(),
         )
 
     def cached_view(self, slots: jax.Array, max_length: int) -> attention.View:
@@ -64,7 +67,7 @@ class T5Net(model.Net):
         source, target = batch["encoder_segment_ids"], batch["decoder_segment_ids"]
         sight = stack.Sight(
             own=self.decoder.packed_view(target),
-            other=attention.View(attention.packed_mask(target, source, causal=False)),
+            other=attention.view(self, target, source, causal=False),
             encoded=self._encode(batch),
         )
         return self.decoder(self.embed(batch["decoder_input_tokens"]), sight)[0]

@@ -126,6 +126,11 @@ def using(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
         _active.reset(token)
 
 
+def active() -> tuple[Mesh, Rules] | None:
+    """The mesh and the rules of the innermost `using`, None outside."""
+    return _active.get()
+
+
 def constrain(x: jax.Array, names: Names) -> jax.Array:
     """Tells the compiler how an activation lies on the mesh; identity outside `using`."""
     if len(names) != x.ndim:

@@ -1,0 +1,42 @@
+"""Attention of packed rows by one interface: who sees whom, by which implementation.
+
+A model asks `view` what its tokens see, and gives the answer to `Attention`; which implementation
+runs is the model's field `attention` and the devices' platform (`choice.py`).
+"""
+
+from t5sft.models.attention.bias import buckets, row_bias, slot_bias
+from t5sft.models.attention.cache import empty_cache, write
+from t5sft.models.attention.choice import NAMES, view
+from t5sft.models.attention.module import Attention
+from t5sft.models.attention.reference import mix, scores
+from t5sft.models.attention.views import (
+    MASKED,
+    AnyView,
+    Either,
+    Packed,
+    View,
+    cache_mask,
+    choose,
+    packed_mask,
+)
+
+__all__ = [
+    "MASKED",
+    "NAMES",
+    "AnyView",
+    "Attention",
+    "Either",
+    "Packed",
+    "View",
+    "buckets",
+    "cache_mask",
+    "choose",
+    "empty_cache",
+    "mix",
+    "packed_mask",
+    "row_bias",
+    "scores",
+    "slot_bias",
+    "view",
+    "write",
+]

@@ -1,0 +1,90 @@
+"""Packed attention on a mesh: every device computes its own rows, heads and queries."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from t5sft import errors
+from t5sft.models.attention import blockwise, views
+from t5sft.parallel import rules
+
+IMPLEMENTATIONS = {"blockwise": blockwise.attend}
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    view: views.Packed | views.Either,
+    *,
+    soft_cap: float | None = None,
+) -> jax.Array:
+    """Attention by the view's implementation: [B, T, N, H]; a query that sees no key gets zero.
+
+    Args:
+      query: [B, T, N, H], scaled already.
+      key, value: [B, S, K, H].
+      soft_cap: bound of the scores, before the bias.
+    """
+    if isinstance(view, views.Either):
+        branches = [
+            functools.partial(attend, view=each, soft_cap=soft_cap)
+            for each in (view.first, view.second)
+        ]
+        return jax.lax.cond(view.is_first, *branches, query, key, value)
+    run = functools.partial(
+        IMPLEMENTATIONS[view.implementation],
+        limits=views.Limits(view.causal, view.window, soft_cap),
+    )
+    arrays = (query, key, value, view.query_segments, view.key_segments, view.line)
+    active = rules.active()
+    if active is None or active[0].size == 1:
+        return run(*arrays)
+    return _on_mesh(run, arrays, *active)
+
+
+def _on_mesh(run, arrays, mesh, table) -> jax.Array:
+    """Runs on every device's part of the arrays; keys and values are whole along S.
+
+    The compiler cannot split a kernel, and splits loops over blocks badly.
+    """
+    query, key, value, *rest = arrays
+    query_spec = rules.spec(("batch", "length", "heads", "head_dim"), table)
+    key_spec = rules.spec(("batch", None, "kv_heads", "head_dim"), table)
+    if query_spec[2] != key_spec[2]:  # query heads are split further than their keys
+        key, value = (jnp.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
+        key_spec = PartitionSpec(*key_spec[:2], *query_spec[2:])
+    specs = (
+        query_spec,
+        key_spec,
+        key_spec,
+        PartitionSpec(*query_spec[:2]),
+        PartitionSpec(*key_spec[:2]),
+        None if rest[-1] is None else PartitionSpec(query_spec[2], None),
+    )
+    _check(query, query_spec, mesh)
+    over = query_spec[1]
+    is_split = over is not None and rules.ways("length", mesh, table) > 1
+
+    def local(*parts):
+        offset = jax.lax.axis_index(over) * parts[0].shape[1] if is_split else 0
+        return run(*parts, offset=offset)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=query_spec, check_vma=False)(
+        query, key, value, *rest
+    )
+
+
+def _check(query: jax.Array, spec: PartitionSpec, mesh) -> None:
+    for size, name, over in zip(query.shape, ("rows", "tokens", "heads"), spec, strict=False):
+        axes = (over,) if isinstance(over, str) else over or ()
+        ways = 1
+        for axis in axes:
+            ways *= mesh.shape[axis]
+        if size % ways:
+            raise errors.ConfigError(
+                f"{size} {name} do not divide over {' x '.join(axes)} = {ways}; attention on a "
+                f"mesh; use a multiple of {ways}, or attention = 'reference'"
+            )
