@@ -5,7 +5,7 @@ import shutil
 import pytest
 from convert import written
 
-from t5sft import launch, paths
+from t5sft import errors, launch, paths
 
 TOP = paths.folder("gin").parent
 FILES = [path.relative_to(TOP).as_posix() for path in sorted(TOP.glob("gin/**/*.gin"))]
@@ -41,14 +41,19 @@ def test_every_recipe_is_headed_by_its_command(name):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """recipe -> a directory of weights, for those that take the model from it."""
+    """recipe -> a directory of weights, for those that take model or tokenizer from it."""
     folder = tmp_path_factory.mktemp("weights")
-    found = {"gin/recipes/tune_t5.gin": "t5_1_1", "gin/recipes/tune_decoder.gin": "llama3"}
-    for recipe, name in found.items():
-        path = written.directory(folder / name, name)
-        shutil.copyfile(TOP / "tasks/village/vocab.model", path / "spiece.model")
-        found[recipe] = str(path)
-    return found
+    made = {}
+    for name in ("t5_1_1", "llama3"):
+        made[name] = written.directory(folder / name, name)
+        shutil.copyfile(TOP / "tasks/village/vocab.model", made[name] / "spiece.model")
+    files = ("gin/models/tokenizer.gin", "gin/models/brought.gin")
+    texts = {recipe: (TOP / recipe).read_text() for recipe in RECIPES}
+    return {
+        recipe: str(made["t5_1_1" if "t5" in recipe else "llama3"])
+        for recipe, text in texts.items()
+        if any(f"include '{file}'" in text for file in files)
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -57,3 +62,15 @@ def test_every_recipe_makes_its_model_and_optimizer(name, weights):
     _, bound = launch.bind(launch.resolve("train", [name], macros=macros))
     assert bound["model"].layout in ("encoder_decoder", "decoder")
     assert bound["steps"] > 0
+
+
+def test_recipes_of_public_weights_take_the_tokenizer_that_lies_beside_them(weights):
+    assert len(weights) == 7
+    for recipe in weights:
+        found = weights[recipe]
+        _, bound = launch.bind(
+            launch.resolve("train", [recipe], macros=MODEL_DIR | {"INIT_FROM": found})
+        )
+        assert bound["data"].vocabulary == found
+        with pytest.raises(errors.ConfigError, match="init_from; add --init_from DIR"):
+            launch.bind(launch.resolve("train", [recipe], macros=MODEL_DIR))

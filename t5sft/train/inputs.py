@@ -27,11 +27,15 @@ def batches(splits, data, model, vocabulary, **options) -> list[batches_lib.Batc
     for name, split in zip(SPLITS[data.streaming :], splits, strict=True):
         say(prepare.describe(name, split.card))
         _refuse_labels(name, split)
+        check_positions(name, split.card, model)
     options |= {"layout": model.layout, "start_id": vocabulary.pad_id}
     lengths = {"encoder_length": data.encoder_length, "decoder_length": data.decoder_length}
     if not data.streaming:
         return [batches_lib.Batches(split, **lengths, **options) for split in splits]
     say("train: streamed; to resume, the pipeline is read again from its start")
+    most = model.max_position_embeddings
+    if most is not None and data.decoder_length > most:
+        say(f"rows hold {data.decoder_length:,} places, the weights are for {most:,} positions")
     held_out = batches_lib.Batches(splits[0], **lengths, **options | {"mixing": None})
     return [stream_lib.Streamed(data, split=SPLITS[0], **options), held_out]
 
@@ -45,3 +49,22 @@ def _refuse_labels(name: str, split):
             "learnt, too; Data.candidates; set it to 'best' to learn the best answer of each "
             "(--gin.CANDIDATES='\"best\"')"
         )
+
+
+def check_positions(name: str, card, model):
+    """Refuses examples that are longer than the rows the weights were made for.
+
+    Rows may be longer: in packed ones every example counts its positions from 0.
+    """
+    most = model.max_position_embeddings
+    if most is None:
+        return
+    for task, entry in card["tasks"].items():
+        longest = entry["lengths"]["targets"].get("max", 0) - 1
+        if longest > most:
+            raise errors.ConfigError(
+                f"an example takes {longest:,} places, the weights were made for {most:,} "
+                f"positions; task {task!r}, {name}; set DECODER_LENGTH to {most} (too_long says "
+                "what becomes of longer ones), or give max_position_embeddings for more (config.json of "
+                "the weights, or the model's gin; far beyond, with a rope_scaling)"
+            )
