@@ -3,12 +3,14 @@
   python scripts/make_base.py t5        an hour of one core
   python scripts/make_base.py decoder
   python scripts/make_base.py t5 --model_dir ~/runs/base_t5     go on, or only export
+  python scripts/make_base.py t5 --facts_only                   what the shipped one says of itself
 
 The recipe gin/recipes/village_base_<name>.gin trains in --model_dir; the parameters of the last
 step are then written in bfloat16, a few megabytes.
 """
 
 import argparse
+import json
 import pathlib
 import shutil
 import subprocess
@@ -16,7 +18,10 @@ import sys
 
 import jax
 
-from t5sft.train import checkpoint, stored
+from t5sft import launch
+from t5sft.convert import describe
+from t5sft.data import vocab
+from t5sft.train import checkpoint, manifest, stored
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -27,13 +32,43 @@ def main():
     parser.add_argument("name", choices=("t5", "decoder"))
     parser.add_argument("--model_dir", help="default: runs/base_NAME of the checkout")
     parser.add_argument("--export_only", action="store_true", help="do not train")
+    parser.add_argument("--facts_only", action="store_true", help="the parameters stay")
     arguments = parser.parse_args()
     recipe = f"gin/recipes/village_base_{arguments.name}.gin"
+    if arguments.facts_only:
+        tell(folder(arguments.name), recipe)
+        return
     model_dir = pathlib.Path(arguments.model_dir or ROOT / "runs" / f"base_{arguments.name}")
     if not arguments.export_only:
         command = [sys.executable, "-m", "t5sft", "train", "--gin_file", recipe]
         subprocess.run([*command, "--model_dir", str(model_dir)], check=True, cwd=ROOT)
     export(model_dir.expanduser().absolute(), arguments.name, recipe)
+
+
+def folder(name: str) -> pathlib.Path:
+    """Returns where a base is shipped."""
+    return ROOT / "tasks" / "village" / f"base_{name}"
+
+
+def facts(recipe: str, step: int) -> dict:
+    """Returns what a base says of itself: score, generate and convert need no recipe then."""
+    _, bound = launch.bind(launch.resolve("train", [recipe], macros={"MODEL_DIR": "none"}))
+    vocabulary = bound["data"].vocabulary
+    return {
+        "recipe": recipe,
+        "step": step,
+        "model": describe.to_json(bound["model"]),
+        "vocabulary": vocabulary,
+        "vocabulary_sha256": vocab.load(vocabulary).fingerprint(),
+    }
+
+
+def tell(target: pathlib.Path, recipe: str):
+    """Renews what a shipped base says of itself, and its seal."""
+    file = target / "run" / "run.json"
+    old = json.loads(file.read_text())
+    file.write_text(json.dumps({**old, **facts(recipe, old["step"])}))
+    manifest.seal(target)
 
 
 def export(model_dir: pathlib.Path, name: str, recipe: str):
@@ -44,11 +79,10 @@ def export(model_dir: pathlib.Path, name: str, recipe: str):
     saved = getattr(saved, "tree", saved)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
     params = checkpoint.restore_params(last, like)
-    target = ROOT / "tasks" / "village" / f"base_{name}"
+    target = folder(name)
     if target.exists():
         shutil.rmtree(target)
-    facts = {"recipe": recipe, "step": max(steps)}
-    checkpoint.save_params(target, params, facts, dtype="bfloat16")
+    checkpoint.save_params(target, params, facts(recipe, max(steps)), dtype="bfloat16")
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target.relative_to(ROOT)}: {size / 1e6:.1f} MB, step {max(steps)} of {recipe}")
 

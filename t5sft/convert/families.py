@@ -16,7 +16,10 @@ from t5sft.models import decoder, rotary, t5
 from t5sft.models.model import Model
 
 # What changes how a model is trained or computed, not what its weights mean.
-FREE = ("dtype", "remat", "scan_unroll", "dropout_rate", "init_stddev", "max_position_embeddings")
+FREE = (
+    *("dtype", "remat", "scan_unroll", "attention"),
+    *("dropout_rate", "init_stddev", "max_position_embeddings"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

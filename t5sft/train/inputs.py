@@ -65,6 +65,6 @@ def check_positions(name: str, card, model):
             raise errors.ConfigError(
                 f"an example takes {longest:,} places, the weights were made for {most:,} "
                 f"positions; task {task!r}, {name}; set DECODER_LENGTH to {most} (too_long says "
-                "what becomes of longer ones), or give max_position_embeddings for more (config.json of "
-                "the weights, or the model's gin; far beyond, with a rope_scaling)"
+                "what becomes of longer ones), or give more max_position_embeddings (config.json "
+                "of the weights, or the model's gin; far beyond, with a rope_scaling)"
             )

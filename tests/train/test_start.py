@@ -143,3 +143,14 @@ def test_what_weights_came_with_is_kept(tmp_path):
     start.keep(checkpoints.FOLDER / T5, tmp_path / "next")  # never over what is there
     config = json.loads((tmp_path / "next" / start.KEPT / "config.json").read_text())
     assert config["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("name", ["t5", "decoder"])
+def test_shipped_bases_tell_their_model_and_tokenizer(name):
+    """So that score, generate and convert of them need no recipe."""
+    path = f"tasks/village/base_{name}"
+    model = start.model_of(path)
+    assert model.layout == ("decoder" if name == "decoder" else "encoder_decoder")
+    vocabulary = vocab.load("tasks/village/vocab.model")
+    assert start.tokenizer_of(path) == vocabulary.name
+    assert start.find(path, model, vocabulary).notes == []
