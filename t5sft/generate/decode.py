@@ -1,28 +1,45 @@
-"""Generation: prompts in, completions out, one compiled loop per padded length."""
+"""Generation: prompts in, completions out, as they finish or in the order of the prompts."""
 
-import contextlib
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from t5sft import errors
-from t5sft.generate import sampling
-from t5sft.parallel import rules as rules_
+from t5sft.generate import beam, sampling, slots
+from t5sft.generate import prompts as prompts_lib
+from t5sft.generate.prompts import frozen, padded_length
+from t5sft.generate.stopping import Stop
+from t5sft.models.attention import cache as cached
+from t5sft.parallel import rules as rules_lib
+
+__all__ = ["Generated", "frozen", "generate", "padded_length", "stream"]
+CHUNK = 16  # tokens between two looks at the texts, where somebody looks
 
 
 class Generated(NamedTuple):
     """What a model answered to one prompt."""
 
-    tokens: list[int]  # without EOS, and nothing after it
+    tokens: list[int]  # without EOS and nothing after it; with those that complete a stop string
     finished: bool  # False: cut at max_new_tokens
 
 
-def generate(
+def generate(model: Any, params: Any, prompts: Sequence[Sequence[int]], **options) -> list:
+    """Completes every prompt and returns the completions in the order of the prompts.
+
+    Args:
+      options: of `stream`.
+
+    Returns:
+      num_samples `Generated` for each prompt, one after another.
+    """
+    completions = dict(stream(model, params, prompts, **options))
+    return [completions[i] for i in range(len(completions))]
+
+
+def stream(
     model: Any,
     params: Any,
     prompts: Sequence[Sequence[int]],
@@ -32,16 +49,22 @@ def generate(
     start_id: int = 0,
     batch_size: int = 8,
     buckets: Sequence[int] | None = None,
-    sampler: sampling.Sampler = sampling.Sampler(),  # noqa: B008 (frozen)
+    sampler: sampling.Sampler | beam.Beams = sampling.Sampler(),  # noqa: B008 (frozen)
     seed: int = 0,
     row_seeds: Sequence[int] | None = None,
+    num_samples: int = 1,
+    stop: Stop | None = None,
+    watch: Callable[[int, list[int]], None] | None = None,
+    cache_dtype: str | None = None,
+    refill: int | None = None,
     mesh: Mesh | None = None,
-    rules: rules_.Rules = rules_.DEFAULT_RULES,
-) -> list[Generated]:
-    """Completes every prompt and returns the completions in the order of the prompts.
+    rules: rules_lib.Rules = rules_lib.DEFAULT_RULES,
+) -> Iterator[tuple[int, Generated]]:
+    """Yields (number, completion) as they finish; sample n of prompt i has i * num_samples + n.
 
-    Prompts are sorted by length and padded to a bucket, so a run compiles once per bucket, and a
-    completion does not depend on which prompts share its batch.
+    Prompts are sorted by length and padded to a bucket, so a run compiles once per bucket. A row
+    that ends makes room for a waiting prompt. A completion does not depend on the batch size, nor
+    on which prompts share its batch.
 
     Args:
       model: a model of `t5sft.models`, either layout.
@@ -49,152 +72,170 @@ def generate(
       max_new_tokens: a completion is cut here, and marked as not finished.
       eos_id: ends a completion; or several that do (end of turn, end of text).
       start_id: the first decoder token of an encoder-decoder; T5 uses its padding id, 0.
-      batch_size: rows decoded together; the last batch is filled up with rows that are ignored.
+      batch_size: rows decoded together; with beams the prompts times the beams, at least one
+        prompt. The last batch is filled up with rows that are ignored.
       buckets: padded prompt lengths; by default 16, 24, 32, 48, 64, 96, ...
       sampler: how a token is chosen; greedy by default.
-      seed, row_seeds: row i draws with the key of (seed, row_seeds[i]); row_seeds[i] = i if None.
+      seed, row_seeds: sample n of prompt i draws with the key of (seed, row_seeds[i], n);
+        row_seeds[i] = i if None.
+      num_samples: completions per prompt; with beams the best ones, best first.
+      stop: ends a completion at a stop string.
+      watch: called with (number, tokens so far) every few tokens of each row; not with beams.
+      cache_dtype: of keys and values, a name in `cached.DTYPES`; None: that of the computation.
+      refill: so many rows are replaced at a time; batch_size: a batch is waited for whole. None: a
+        quarter of the batch, where there are enough prompts to earn the compilation.
       mesh, rules: where the parameters lie; the batch is split as the rules say.
 
     Raises:
-      ConfigError: the mesh does not divide batch_size.
+      ConfigError: the mesh does not divide batch_size, or a setting that beams do not take.
       DataError: an empty prompt for a decoder, or one longer than the last bucket.
     """
-    row_seeds = range(len(prompts)) if row_seeds is None else row_seeds
-    _check(model, prompts, batch_size, buckets, mesh, rules)
+    _check(
+        model, prompts, batch_size, buckets, num_samples, sampler, stop, cache_dtype, mesh, rules
+    )
     ends = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
-    key = jax.random.key(seed)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    completions: dict[int, Generated] = {}
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        rows = [prompts[i] for i in chosen] + [[start_id]] * (batch_size - len(chosen))
-        seeds = [row_seeds[i] for i in chosen] + [0] * (batch_size - len(chosen))
-        arrays = _arrays(model, rows, padded_length(max(map(len, rows)), buckets), start_id)
-        arrays["ignored"] = np.arange(batch_size) >= len(chosen)
-        if mesh is not None:
-            arrays = _spread(arrays, mesh, rules)
-        tokens = _decode(
-            params,
-            arrays,
-            jax.vmap(lambda row: jax.random.fold_in(key, row))(np.asarray(seeds, np.uint32)),
-            np.asarray(ends, np.int32),
-            model=model,
-            sampler=sampler,
-            max_new_tokens=max_new_tokens,
-            mesh=mesh,
-            rules=frozen(rules),
+    row_seeds = range(len(prompts)) if row_seeds is None else row_seeds
+    common = (model, sampler, max_new_tokens, cache_dtype, mesh, frozen(rules))
+    if isinstance(sampler, beam.Beams):
+        found = beam.search(
+            slots.Program(*common), params, prompts,
+            ends=ends, start_id=start_id, batch_size=batch_size, buckets=buckets,
+        )  # fmt: skip
+        for i, best in found:
+            for n, tokens in enumerate(best[:num_samples]):
+                yield i * num_samples + n, _generated(tokens, ends)
+        return
+    requests = [
+        Request(prompt, row_seeds[i], n)
+        for i, prompt in enumerate(prompts)
+        for n in range(num_samples)
+    ]
+    run = _Run(slots.Program(*common), params, requests, seed, start_id, ends, stop, watch)
+    for group in _groups(requests, batch_size, buckets):
+        yield from run.group(group, batch_size, _refill(refill, group, batch_size, mesh, rules))
+
+
+class Request(NamedTuple):
+    """One completion to be made."""
+
+    prompt: Sequence[int]
+    seed: int
+    sample: int
+
+
+class _Run(NamedTuple):
+    """What all groups of one call share."""
+
+    program: slots.Program
+    params: Any
+    requests: Sequence[Request]
+    seed: int
+    start_id: int
+    ends: tuple[int, ...]
+    stop: Stop | None
+    watch: Callable[[int, list[int]], None] | None
+
+    def group(
+        self, group: prompts_lib.Group, batch_size: int, refill: int
+    ) -> Iterator[tuple[int, Generated]]:
+        """Answers the members of a group, `refill` of them entering at a time."""
+        waiting = list(reversed(group.members))
+        rows: list[int | None] = [None] * batch_size  # the request in each row
+        state: Any = None
+        ends = np.asarray(self.ends, np.int32)
+        num_steps = CHUNK if self.stop or self.watch else self.program.max_new_tokens
+        while waiting or any(row is not None for row in rows):
+            free = [b for b, row in enumerate(rows) if row is None]
+            while waiting and (len(free) >= refill):
+                state = self._enter(state, rows, free, waiting, group.length, refill)
+                free = [b for b, row in enumerate(rows) if row is None]
+            live = batch_size - len(free)
+            enough = min(refill - len(free), live) if waiting else live
+            state = slots.advance(
+                self.params, state, ends, np.int32(len(free) + enough), np.int32(num_steps),
+                program=self.program,
+            )  # fmt: skip
+            state, done = self._leave(state, rows)
+            yield from done
+
+    def _enter(self, state, rows, free, waiting, length: int, refill: int):
+        """Reads waiting prompts into free rows; the first time, or without refilling, into all."""
+        count = len(rows) if state is None or refill == len(rows) else refill
+        chosen = [waiting.pop() for _ in range(min(count, len(waiting)))]
+        asked = [self.requests[i] for i in chosen]
+        missing = count - len(chosen)
+        given = prompts_lib.arrays(
+            self.program.model.layout,
+            [one.prompt for one in asked] + [[self.start_id]] * missing,
+            length,
+            self.start_id,
         )
-        for i, row in zip(chosen, np.asarray(tokens), strict=False):
-            completions[i] = _generated(row, ends)
-    return [completions[i] for i in range(len(prompts))]
+        given["ignored"] = np.arange(count) >= len(chosen)
+        given = prompts_lib.spread(given, self.program.mesh, self.program.rules)
+        seeds = [one.seed for one in asked] + [0] * missing
+        samples = [one.sample for one in asked] + [0] * missing
+        keys = slots.row_keys(self.seed, seeds, samples)
+        for b, i in zip(free, chosen, strict=False):
+            rows[b] = i
+        if count == len(rows):
+            return slots.begin(self.params, given, keys, program=self.program)
+        where = np.array(free[: len(chosen)] + [len(rows)] * missing, np.int32)
+        return slots.refill(self.params, state, given, keys, where, program=self.program)
+
+    def _leave(self, state, rows) -> tuple[slots.Slots, list[tuple[int, Generated]]]:
+        """Takes finished completions out of their rows."""
+        ended, steps, out = (np.asarray(x) for x in (state.ended, state.steps, state.out))
+        done, stopped = [], ended.copy()
+        for b, i in enumerate(rows):
+            if i is None:
+                continue
+            tokens = out[b, : steps[b]].tolist()
+            answer = _generated(tokens, self.ends)
+            count = self.stop.find(answer.tokens) if self.stop else None
+            if count is not None:
+                answer, stopped[b] = Generated(answer.tokens[:count], True), True
+            if self.watch:
+                self.watch(i, answer.tokens)
+            if stopped[b]:
+                done.append((i, answer))
+                rows[b] = None
+        if (stopped != ended).any():
+            state = state._replace(ended=jax.device_put(stopped, state.ended.sharding))
+        return state, done
 
 
-def padded_length(length: int, buckets: Sequence[int] | None = None) -> int:
-    """Returns the smallest bucket that holds `length` tokens: at most a third of it is padding.
-
-    Example:
-      padded_length(17)              24
-      padded_length(33)              48
-      padded_length(17, [20, 100])   20
-    """
-    if buckets is not None:
-        return min(bucket for bucket in buckets if bucket >= length)
-    bucket = 16
-    while bucket < length:
-        bucket = bucket * 3 // 2 if bucket & (bucket - 1) == 0 else bucket // 3 * 4
-    return bucket
+def _groups(requests: Sequence[Request], batch_size: int, buckets) -> Iterator[prompts_lib.Group]:
+    return prompts_lib.groups([one.prompt for one in requests], batch_size, buckets)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampler", "max_new_tokens", "mesh", "rules"))
-def _decode(params, arrays, keys, ends, *, model, sampler, max_new_tokens, mesh, rules):
-    """Reads the prompts, then one token per row and step until all rows end: [B, max_new_tokens].
-
-    The first token given to `decode_step` is the last of the prompt (its slot is written a second
-    time, with the same values) or start_id: so both layouts run the same loop.
-    """
-    with rules_.using(mesh, rules) if mesh is not None else contextlib.nullcontext():
-        batch = {name: arrays[name] for name in arrays if name.startswith(("encoder", "decoder"))}
-        prompt_length = 0 if model.layout == "encoder_decoder" else _length(batch)
-        cache = model.prefill(params, batch, prompt_length + max_new_tokens)[1]
-
-        def unfinished(state):
-            step, *_, ended, _ = state
-            return (step < max_new_tokens) & ~ended.all()
-
-        def advance(state):
-            step, cache, tokens, positions, ended, out = state
-            logits, cache = model.decode_step(params, cache, tokens, positions)
-            now = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
-            tokens = jnp.where(ended, ends[0], sampler(logits, now))
-            out = jax.lax.dynamic_update_slice_in_dim(out, tokens[:, None], step, axis=1)
-            ended |= jnp.isin(tokens, ends)
-            return step + 1, cache, tokens, positions + 1, ended, out
-
-        out = jnp.full((keys.shape[0], max_new_tokens), ends[0], jnp.int32)
-        start = (0, cache, arrays["tokens"], arrays["positions"], arrays["ignored"], out)
-        out = jax.lax.while_loop(unfinished, advance, start)[-1]
-        if mesh is None:
-            return out
-        # Every host needs all rows, and can only read what it holds.
-        return jax.lax.with_sharding_constraint(out, NamedSharding(mesh, PartitionSpec()))
+def _refill(refill: int | None, group: prompts_lib.Group, batch_size: int, mesh, rules) -> int:
+    if refill is None:
+        is_worth = len(group.members) > 2 * batch_size
+        refill = max(1, batch_size // 4) if is_worth else batch_size
+    ways = 1 if mesh is None else rules_lib.ways("batch", mesh, rules)
+    return min(batch_size, -(-max(1, refill) // ways) * ways)
 
 
-def _length(batch: dict[str, jax.Array]) -> int:
-    return batch["decoder_input_tokens"].shape[1]
-
-
-def _arrays(model, rows: Sequence[Sequence[int]], length: int, start_id: int) -> dict:
-    """Right-pads the prompts to a batch; adds the first token and position of each row."""
-    side = "encoder" if model.layout == "encoder_decoder" else "decoder"
-    lengths = np.array([len(row) for row in rows], np.int32)
-    real = np.arange(length) < lengths[:, None]  # [B, length]
-    tokens = np.zeros(real.shape, np.int32)
-    tokens[real] = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    batch = {
-        f"{side}_input_tokens": tokens,
-        f"{side}_segment_ids": real.astype(np.int32),
-        f"{side}_positions": np.where(real, np.arange(length, dtype=np.int32), 0),
-    }
-    if side == "encoder":
-        first, positions = np.full(len(rows), start_id, np.int32), np.zeros_like(lengths)
-    else:
-        first, positions = tokens[np.arange(len(rows)), lengths - 1], lengths - 1
-    return batch | {"tokens": first, "positions": positions}
-
-
-def _spread(arrays: dict, mesh: Mesh, rules: rules_.Rules) -> dict:
-    names = {1: ("batch",), 2: ("batch", None)}
-    return {
-        name: jax.device_put(array, rules_.sharding(names[array.ndim], mesh, rules))
-        for name, array in arrays.items()
-    }
-
-
-def _generated(row: np.ndarray, ends: Sequence[int]) -> Generated:
-    tokens = row.tolist()
+def _generated(tokens: Sequence[int], ends: Sequence[int]) -> Generated:
     stop = next((i for i, token in enumerate(tokens) if token in ends), None)
-    return Generated(tokens[:stop], stop is not None)
+    return Generated(list(tokens[:stop]), stop is not None)
 
 
-def frozen(rules: rules_.Rules) -> tuple:
-    """gin gives lists; a static argument of jit has to be hashable."""
-    return tuple((name, tuple(axes) if isinstance(axes, list) else axes) for name, axes in rules)
-
-
-def _check(model, prompts, batch_size, buckets, mesh, rules) -> None:
-    for index, prompt in enumerate(prompts):
-        if model.layout == "decoder" and not prompt:
-            raise errors.DataError(f"prompt {index} is empty; generate; begin it with a BOS token")
-        if buckets is not None and len(prompt) > max(buckets):
-            raise errors.DataError(
-                f"prompt {index} has {len(prompt)} tokens; generate; shorten it, or add a bucket "
-                f"beyond {max(buckets)}"
-            )
-    if mesh is not None:
-        ways = rules_.ways("batch", mesh, rules)
-        if batch_size % ways:
-            nearest = max(ways, round(batch_size / ways) * ways)
+def _check(
+    model, asked, batch_size, buckets, num_samples, sampler, stop, cache_dtype, mesh, rules
+) -> None:
+    prompts_lib.check(model.layout, asked, buckets)
+    prompts_lib.check_batch(batch_size, mesh, rules)
+    cached.check_dtype(cache_dtype)
+    if num_samples < 1:
+        raise errors.ConfigError(f"num_samples = {num_samples}; generate; use 1 or more")
+    if isinstance(sampler, beam.Beams):
+        if num_samples > sampler.num_beams:
             raise errors.ConfigError(
-                f"batch_size = {batch_size} does not divide over {ways} devices; generate; "
-                f"use {nearest}"
+                f"num_samples = {num_samples} is more than num_beams = {sampler.num_beams}; "
+                f"generate; use at most {sampler.num_beams}"
+            )
+        if stop is not None:
+            raise errors.ConfigError(
+                "stop strings do not go with beams; generate; leave one of them out"
             )

@@ -13,6 +13,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.models import attention, model, rotary, stack
+from t5sft.models.attention import cache as cached
 
 LAYERS = ("full", "sliding")
 
@@ -26,6 +27,9 @@ class DecoderNet(model.Net):
 
     def hidden(self, batch: model.Batch) -> jax.Array:
         """[B, T, D] of packed rows."""
+        return self._read(batch)[0]
+
+    def _read(self, batch: model.Batch, cache=None):
         segments = batch["decoder_segment_ids"]
 
         def view(window: int | None, rotation: rotary.Angles):
@@ -33,34 +37,28 @@ class DecoderNet(model.Net):
                 self, segments, segments, causal=True, window=window, rotation=rotation
             )
 
-        sight = self._sight(view, batch["decoder_positions"])
-        return self.decoder(self.embed(batch["decoder_input_tokens"]), *sight)[0]
+        sight = self._sight(view, batch["decoder_positions"], cache)
+        return self.decoder(self.embed(batch["decoder_input_tokens"]), *sight)
 
     def prefill(
-        self, batch: model.Batch, max_length: int
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, batch: model.Batch, max_length: int, cache_dtype: str
+    ) -> tuple[jax.Array, model.Cache]:
         """[B, T, D] of one prompt per row, and the cache."""
-        tokens = batch["decoder_input_tokens"]
-        b, t = tokens.shape
-        empty = attention.empty_cache(self.config, self.config.num_layers, b, max_length)
-        slots = jnp.broadcast_to(jnp.arange(t)[None, :], (b, t))
-        return self._cached({"kv": empty}, tokens, batch["decoder_positions"], slots)
+        hidden, kv = self._read(batch, {})
+        return hidden, {"kv": cached.lengthen(cached.keep(kv, cache_dtype), max_length)}
 
     def decode_step(
-        self, cache: dict[str, jax.Array], tokens: jax.Array, positions: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, cache: model.Cache, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, model.Cache]:
         """Logits [B, 1, V] of one token per row [B, 1]."""
-        hidden, cache = self._cached(cache, tokens, positions, positions)
-        return self.unembed(hidden), cache
 
-    def _cached(self, cache, tokens, positions, slots):
         def view(window: int | None, rotation: rotary.Angles) -> attention.View:
-            mask = attention.cache_mask(slots, cache["kv"].shape[2], window)
-            return attention.View(mask, rotation=rotation, slots=slots)
+            mask = cached.mask(positions[:, 0], cache["kv"].key.shape[3], window)
+            return attention.View(mask, rotation=rotation)
 
-        sight, kv, is_local = self._sight(view, positions, cache)
-        hidden, new = self.decoder(self.embed(tokens), sight, kv, is_local)
-        return hidden, {"kv": attention.write(cache["kv"], new, slots)}
+        sight, kept, is_local = self._sight(view, positions, cache)
+        hidden, new = self.decoder(self.embed(tokens), sight, kept, is_local)
+        return self.unembed(hidden), {"kv": cached.write(cache["kv"], new, positions[:, 0])}
 
     def _sight(self, view, positions: jax.Array, cache=None):
         """The arguments of the stack after x: what each kind of layer sees, and which is which.

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 
 from t5sft import errors
 from t5sft.models import attention, layers, stack
+from t5sft.models.attention import cache as cached
 from t5sft.parallel import rules
 
 DTYPES = ("float32", "bfloat16")
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
+Cache = dict[str, Any]  # arrays, all with their rows on axis 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,8 +118,8 @@ class Model:
         return self.net(self).apply({"params": params}, hidden, method="unembed")
 
     def prefill(
-        self, params: Params, batch: Batch, max_length: int
-    ) -> tuple[jax.Array | None, Params]:
+        self, params: Params, batch: Batch, max_length: int, cache_dtype: str | None = None
+    ) -> tuple[jax.Array | None, Cache]:
         """Reads the prompts, one per row, and returns a cache for `decode_step`.
 
         Args:
@@ -125,14 +127,17 @@ class Model:
             keys and values of the first T slots. "encoder_decoder": `encoder_*` [B, S]; the cache
             holds what the encoder made, and no decoder token.
           max_length: decoder slots of the cache, prompt and answer together.
+          cache_dtype: of what is kept, a name in `cached.DTYPES`; None: that of the computation.
 
         Returns hidden [B, T, D] (None for "encoder_decoder") and the cache.
         """
-        return self.net(self).apply({"params": params}, batch, max_length, method="prefill")
+        cached.check_dtype(cache_dtype)
+        arguments = (batch, max_length, cache_dtype or self.dtype)
+        return self.net(self).apply({"params": params}, *arguments, method="prefill")
 
     def decode_step(
-        self, params: Params, cache: Params, tokens: jax.Array, positions: jax.Array
-    ) -> tuple[jax.Array, Params]:
+        self, params: Params, cache: Cache, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, Cache]:
         """Writes one token per row into the cache and returns the logits of the next.
 
         Args:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from t5sft.models import attention, layers
+from t5sft.models.attention import cache as cached
 
 POLICIES = {
     "none": None,
@@ -39,7 +40,7 @@ class Block(nn.Module):
         self,
         x: jax.Array,
         sight: Sight,
-        cache: dict[str, jax.Array] | None,
+        cache: dict[str, cached.Kept] | None,
         is_local: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Maps [B, T, D] to [B, T, D] and the new keys and values, None without a cache."""
@@ -47,8 +48,10 @@ class Block(nn.Module):
         if sight.local is not None:
             own = attention.choose(is_local, sight.local, own)
         x, new = self.self_attention(x, own, cache and cache["kv"])
-        if sight.other is not None:
-            memory = cache["memory"] if cache else self.cross_attention.keys_values(sight.encoded)
+        if sight.other is not None and cache:
+            x = self.cross_attention.cross_kept(x, cache["memory"], sight.other)
+        elif sight.other is not None:
+            memory = self.cross_attention.keys_values(sight.encoded)
             x = self.cross_attention.cross(x, memory, sight.other)
         return self.mlp(x), new
 
@@ -81,7 +84,7 @@ class Stack(nn.Module):
         self,
         x: jax.Array,
         sight: Sight,
-        cache: dict[str, jax.Array] | None = None,
+        cache: dict[str, cached.Kept] | None = None,
         is_local: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Maps [B, T, D] to [B, T, D] and the new keys and values [L, B, T, 2, K, H].
@@ -89,7 +92,8 @@ class Stack(nn.Module):
         Args:
           x: [B, T, D].
           sight: what the tokens see, the same in all layers.
-          cache: "kv" [L, B, S, 2, K, H], with cross-attention also "memory" of the same form.
+          cache: what all layers keep: "kv", with cross-attention also "memory"; {}: nothing yet,
+            but the new keys and values are wanted.
           is_local: [L] bool, the layers that use sight.local; layers stay alike, and are scanned.
         """
         x, new = self.layers(layers.dropout(self, x), sight, cache, is_local)

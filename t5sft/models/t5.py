@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5sft.models import attention, layers, model, stack
+from t5sft.models.attention import cache as cached
 
 
 class T5Stack(stack.Stack):
@@ -39,11 +40,13 @@ class T5Stack(stack.Stack):
         )
 
     def cached_view(self, slots: jax.Array, max_length: int) -> attention.View:
-        """What the tokens written to slots [B, T] see of a cache."""
+        """What the token written to slot [B] sees of a cache, and of itself behind it."""
+        table, bucket_of = self.relative_bias, self._buckets()
+        bias = attention.slot_bias(table, bucket_of, slots[:, None], max_length)
+        own = table[bucket_of[len(bucket_of) // 2]].astype(jnp.float32)  # distance 0
+        own = jnp.broadcast_to(own[None, :, None, None], (*bias.shape[:3], 1))
         return attention.View(
-            mask=attention.cache_mask(slots, max_length),
-            bias=attention.slot_bias(self.relative_bias, self._buckets(), slots, max_length),
-            slots=slots,
+            mask=cached.mask(slots, max_length), bias=jnp.concatenate([bias, own], axis=-1)
         )
 
     def _buckets(self):
@@ -72,27 +75,30 @@ class T5Net(model.Net):
         )
         return self.decoder(self.embed(batch["decoder_input_tokens"]), sight)[0]
 
-    def prefill(self, batch: model.Batch, max_length: int) -> tuple[None, dict[str, jax.Array]]:
+    def prefill(
+        self, batch: model.Batch, max_length: int, cache_dtype: str
+    ) -> tuple[None, model.Cache]:
         """The cache: the encoder's keys and values, and empty slots for the decoder."""
-        encoded = self._encode(batch)
-        num_layers = self.config.num_decoder_layers
+        encoded, c = self._encode(batch), self.config
         kernels = self.variables["params"]["decoder"]["layers"]["cross_attention"]["kv"]
         memory = jnp.einsum("BSD,LDXKH->LBSXKH", encoded, kernels.astype(encoded.dtype))
+        num_rows = encoded.shape[0]
         return None, {
-            "kv": attention.empty_cache(self.config, num_layers, encoded.shape[0], max_length),
-            "memory": memory,
-            "memory_segment_ids": batch["encoder_segment_ids"],
+            "kv": cached.empty(c, c.num_decoder_layers, num_rows, max_length, cache_dtype),
+            "memory": cached.keep(memory, cache_dtype),
+            "memory_segment_ids": batch["encoder_segment_ids"][None],
         }
 
     def decode_step(
-        self, cache: dict[str, jax.Array], tokens: jax.Array, positions: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, cache: model.Cache, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, model.Cache]:
         """Logits [B, 1, V] of one token per row [B, 1]."""
-        own = self.decoder.cached_view(positions, cache["kv"].shape[2])
-        other = attention.View(cache["memory_segment_ids"][:, None, None, :] > 0)
-        arrays = {name: cache[name] for name in ("kv", "memory")}
-        hidden, new = self.decoder(self.embed(tokens), stack.Sight(own, other=other), arrays)
-        cache = cache | {"kv": attention.write(cache["kv"], new, positions)}
+        slots = positions[:, 0]
+        own = self.decoder.cached_view(slots, cache["kv"].key.shape[3])
+        other = attention.View(cache["memory_segment_ids"][0, :, None, None, :] > 0)
+        kept = {name: cache[name] for name in ("kv", "memory")}
+        hidden, new = self.decoder(self.embed(tokens), stack.Sight(own, other=other), kept)
+        cache = cache | {"kv": cached.write(cache["kv"], new, slots)}
         return self.unembed(hidden), cache
 
     def _encode(self, batch: model.Batch) -> jax.Array:

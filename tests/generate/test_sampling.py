@@ -25,6 +25,10 @@ def keys(seed, count):
         (dict(top_p=0.81), [0, 1, 3]),
         (dict(top_p=1e-9), [1]),
         (dict(top_k=2, top_p=0.6), [1]),
+        (dict(min_p=0.25), [0, 1, 3]),
+        (dict(min_p=0.31), [1, 3]),
+        (dict(min_p=1.0), [1]),
+        (dict(top_k=2, min_p=0.25), [1, 3]),
     ],
 )
 def test_keeps_as_documented(settings, kept):
@@ -35,6 +39,16 @@ def test_keeps_as_documented(settings, kept):
 def test_equals_are_kept_together():
     logits = sampling.Sampler(top_k=1).keep(jnp.array([[1.0, 3.0, 3.0]]))
     np.testing.assert_array_equal(logits, [[-np.inf, 3.0, 3.0]])
+
+
+def test_repeated_tokens_are_less_likely():
+    """The CTRL rule: positive logits are divided, negative ones multiplied."""
+    logits, seen = jnp.array([[3.0, 2.0, -1.0, -1.0]]), jnp.array([[True, False, True, False]])
+    sampler = sampling.Sampler(repetition_penalty=2.0)
+    assert sampler(logits, keys(0, 1)).tolist() == [0]
+    assert sampler(logits, keys(0, 1), seen).tolist() == [1]
+    sampler = sampling.Sampler(repetition_penalty=2.0, temperature=1e-3, min_p=0.5)
+    assert sampler(-logits, keys(0, 1), seen[:, ::-1]).tolist() == [2]
 
 
 def test_greedy_takes_the_first_of_the_most_likely():
@@ -58,7 +72,18 @@ def test_a_row_draws_the_same_among_any_neighbours():
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(temperature=-1), dict(top_k=-1), dict(top_p=0), dict(top_p=1.1)], ids=str
+    "settings",
+    [
+        dict(temperature=-1),
+        dict(temperature=float("nan")),
+        dict(top_k=-1),
+        dict(top_p=0),
+        dict(top_p=1.1),
+        dict(min_p=-0.1),
+        dict(min_p=1.1),
+        dict(repetition_penalty=0),
+    ],
+    ids=str,
 )
 def test_settings_out_of_range_are_errors(settings):
     with pytest.raises(errors.ConfigError, match=f"{[*settings][0]} = .*; Sampler; use"):

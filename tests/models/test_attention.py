@@ -22,8 +22,6 @@ def test_window_as_documented():
     mask = attention.packed_mask(segments, segments, causal=True, window=2)
     rows = ["100000", "110000", "011000", "000100", "000110", "000000"]
     np.testing.assert_array_equal(mask[0, 0].astype(int), [[int(c) for c in row] for row in rows])
-    cached = attention.cache_mask(jnp.array([[0], [3]]), 5, window=2)
-    np.testing.assert_array_equal(cached[:, 0, 0].astype(int), [[1, 0, 0, 0, 0], [0, 0, 1, 1, 0]])
 
 
 def test_cross_attention_sees_the_segment_of_the_same_number():
@@ -86,10 +84,3 @@ def test_grouped_heads_are_repeated_heads():
     np.testing.assert_allclose(got, want, atol=1e-5)
     got, want = (attention.mix(want, v) for v in (value, np.repeat(value, 2, axis=2)))
     np.testing.assert_allclose(got, want, atol=1e-4)
-
-
-def test_write_puts_each_row_at_its_own_slot():
-    cache = attention.write(
-        jnp.zeros((2, 4, 2, 1, 1)), jnp.ones((2, 1, 2, 1, 1)), jnp.array([[3], [0]])
-    )
-    np.testing.assert_array_equal(cache[:, :, 0, 0, 0], [[0, 0, 0, 1], [1, 0, 0, 0]])

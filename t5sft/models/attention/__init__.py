@@ -5,7 +5,6 @@ runs is the model's field `attention` and the devices' platform (`choice.py`).
 """
 
 from t5sft.models.attention.bias import buckets, row_bias, slot_bias
-from t5sft.models.attention.cache import empty_cache, write
 from t5sft.models.attention.choice import NAMES, view
 from t5sft.models.attention.module import Attention
 from t5sft.models.attention.reference import mix, scores
@@ -15,7 +14,6 @@ from t5sft.models.attention.views import (
     Either,
     Packed,
     View,
-    cache_mask,
     choose,
     packed_mask,
 )
@@ -29,14 +27,11 @@ __all__ = [
     "Packed",
     "View",
     "buckets",
-    "cache_mask",
     "choose",
-    "empty_cache",
     "mix",
     "packed_mask",
     "row_bias",
     "scores",
     "slot_bias",
     "view",
-    "write",
 ]

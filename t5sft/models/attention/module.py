@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from t5sft.models import layers, rotary
+from t5sft.models.attention import cache as cached
 from t5sft.models.attention import packed, reference, views
-from t5sft.models.attention.cache import write
 from t5sft.parallel import rules
 
 
@@ -42,12 +42,12 @@ class Attention(nn.Module):
             self.post_norm = layers.norm_scale(self, "post_norm")
 
     def __call__(
-        self, x: jax.Array, view: views.AnyView, cache: jax.Array | None = None
+        self, x: jax.Array, view: views.AnyView, cache: Any = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Self-attention of [B, T, D], over a cache [B, S, 2, K, H] if one is given.
+        """Self-attention of [B, T, D], or of [B, 1, D] over the `Kept` of the tokens before.
 
-        Returns x plus its update, and the new keys and values [B, T, 2, K, H] for the cache; the
-        caller writes them, so that a scan over layers copies T tokens and not S.
+        Returns x plus its update, and with a cache ({}: nothing is kept yet) the new keys and
+        values [B, T, 2, K, H]; the caller keeps them.
         """
         y = layers.rms_norm(x, self.norm, self.config.norm_epsilon)
         query, kv = self._queries(y), self.keys_values(y)
@@ -58,15 +58,20 @@ class Attention(nn.Module):
             query, key = rotary.rotate(query, *view.rotation), rotary.rotate(key, *view.rotation)
         if cache is None:
             return self._attend(x, query, key, value, view), None
-        assert isinstance(view, views.View), "a cache is seen by a mask"
         new = jnp.stack([key, value], axis=2)
-        cache = write(cache, new, view.slots)
-        return self._attend(x, query, cache[:, :, 0], cache[:, :, 1], view), new
+        if not cache:
+            return self._attend(x, query, key, value, view), new
+        return self._attend_kept(x, query, cache, view, new), new
 
     def cross(self, x: jax.Array, kv: jax.Array, view: views.AnyView) -> jax.Array:
         """Attention of [B, T, D] over the encoder's keys and values [B, S, 2, K, H]."""
         query = self._queries(layers.rms_norm(x, self.norm, self.config.norm_epsilon))
         return self._attend(x, query, kv[:, :, 0], kv[:, :, 1], view)
+
+    def cross_kept(self, x: jax.Array, memory: cached.Kept, view: views.AnyView) -> jax.Array:
+        """Attention of [B, 1, D] over what is kept of the encoder."""
+        query = self._queries(layers.rms_norm(x, self.norm, self.config.norm_epsilon))
+        return self._attend_kept(x, query, memory, view, None)
 
     def keys_values(self, x: jax.Array) -> jax.Array:
         """Projects [B, S, D] to keys and values [B, S, 2, K, H]."""
@@ -86,8 +91,16 @@ class Attention(nn.Module):
         return rules.constrain(query, ("batch", "length", "heads", "head_dim"))
 
     def _attend(self, x, query, key, value, view: views.AnyView) -> jax.Array:
+        return self._add(x, self._mixed(query, key, value, view))
+
+    def _attend_kept(self, x, query, kept: cached.Kept, view: views.AnyView, new) -> jax.Array:
+        assert isinstance(view, views.View), "a cache is seen by a mask"
+        cap = self.config.attention_soft_cap
+        return self._add(x, cached.attend(query, kept, view.mask, view.bias, new, cap))
+
+    def _add(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """x plus the projection of what attention made, [B, T, N, H]."""
         c = self.config
-        y = self._mixed(query, key, value, view)
         y = jnp.einsum("BTNH,NHD->BTD", y, self.out)
         if c.output_bias:
             y = y + self.out_bias[None, None]

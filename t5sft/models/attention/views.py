@@ -19,7 +19,6 @@ class View(NamedTuple):
     mask: jax.Array  # [B, 1, T, S] bool, True where query t sees key s
     bias: jax.Array | None = None  # [1 or B, N, T, S] float32, added to the scores
     rotation: rotary.Angles | None = None
-    slots: jax.Array | None = None  # [B, T] where a cache keeps the T new tokens
 
 
 @functools.partial(
@@ -107,15 +106,6 @@ def packed_mask(
         return mask
     behind = np.arange(query.shape[2])[:, None] - np.arange(key.shape[3])[None, :]  # [T, S]
     return mask & jnp.asarray(within(behind, window))[None, None]
-
-
-def cache_mask(slots: jax.Array, max_length: int, window: int | None = None) -> jax.Array:
-    """Lets the token of slot p see slots 0 to p, or the last `window` of them.
-
-    [B, T] slots -> [B, 1, T, max_length].
-    """
-    behind = slots[:, None, :, None] - jnp.arange(max_length)[None, None, None, :]
-    return within(behind, window)
 
 
 def within(behind, window: int | None):
