@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 
 import t5sft
 from t5sft.errors import ConfigError, StorageError, T5sftError, suggest
-from t5sft.verbs import MACRO_FLAGS, VERBS
+from t5sft.verbs import MACRO_FLAGS, MANY, PROCESS_FLAGS, VERBS
 
+_PLACE = ("coordinator", "num_processes", "process_id")
 _EPILOG = """\
   --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
                         a text needs its quotes: --gin.TASK='"village_words"'
@@ -47,6 +48,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     text = "let gin files import this module too; may be repeated"
     parser.add_argument("--gin_import", action="append", default=[], metavar="MODULE", help=text)
     shared = {} if positional else MACRO_FLAGS
+    shared = {**shared, **(PROCESS_FLAGS if verb in MANY else {})}
     for name, (kind, text) in {**shared, **flags}.items():
         action = "append" if text.endswith("may be repeated") else "store"
         name = name if name in positional else f"--{name}"
@@ -158,7 +160,14 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
         )
     configuration = launch.resolve(verb, files, bindings, macros, arguments, flags.gin_import)
     _set_environment()
-    return launch.run(configuration, **arguments)
+    if verb not in MANY:
+        return launch.run(configuration, **arguments)
+    from t5sft.parallel import processes
+
+    joining = {name: given[name] for name in PROCESS_FLAGS if name in given}
+    place = processes.find(**{name: joining.pop(name, None) for name in _PLACE})
+    with processes.joined(place, **joining):  # before a device is touched
+        return launch.run(configuration, **arguments)
 
 
 @contextlib.contextmanager
@@ -197,7 +206,15 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    code = _main(list(sys.argv[1:] if arguments is None else arguments))
+    if code and "t5sft.parallel.processes" in sys.modules:
+        from t5sft.parallel import processes
+
+        processes.leave(code)
+    return code
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else ConfigError.exit_code

@@ -21,6 +21,7 @@ import gin
 from t5sft import paths, preflight, statements, verbs
 from t5sft.errors import ConfigError, suggest
 from t5sft.statements import Binding, Import, Macro, Reference
+from t5sft.train import hosts
 
 if not hasattr(gin, "parse_config"):  # The folder gin/ of a checkout, found as a namespace.
     raise ConfigError("gin-config is not installed; this Python; run pip install gin-config==0.5.0")
@@ -194,8 +195,19 @@ def run(configuration: Configuration, **arguments: Any) -> Any:
         defaults = {p.name: p.default for p in unbound if p.name != "config"}
         key = ("", gin.config._INVERSE_REGISTRY[root].selector)
         arguments["config"] = _config_text({**gin.config._OPERATIVE_CONFIG, key: defaults})
+    hosts.agree("software", hosts.software())
+    hosts.agree("configuration", {**_settings(), **arguments})
     with _own_words():
         return root(**{**bound, **arguments})
+
+
+def _settings() -> dict[str, str]:
+    """Returns what the configuration binds, as {"run.train.microbatches": "1", "SEED": "0"}."""
+    return {
+        scope if selector == "gin.macro" else f"{selector}.{name}": repr(value)
+        for (scope, selector), values in gin.config._CONFIG.items()
+        for name, value in values.items()
+    }
 
 
 def bind(configuration: Configuration) -> tuple[Callable, dict[str, Any]]:

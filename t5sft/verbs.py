@@ -33,6 +33,15 @@ MACRO_FLAGS: Flags = {  # flag -> (type, help); each sets the macro of its name 
     "steps": (int, "number of train steps"),
     "batch_size": (int, "rows of a global batch"),
 }
+PROCESS_FLAGS: Flags = {  # of the verbs of MANY: `parallel.processes`
+    "coordinator": (str, "HOST:PORT of process 0; Slurm and TPUs tell it by themselves"),
+    "num_processes": (int, "how many processes take part"),
+    "process_id": (int, "which of them this is, from 0"),
+    "join_seconds": (float, "how long to wait until all processes are there; 300"),
+    "peer_seconds": (float, "a process not heard of for so long is lost; 60"),
+    "stall_seconds": (float, "a process so long behind the others is lost; 1800"),
+}
+MANY = ("train", "evaluate", "generate")  # verbs that several processes can work on together
 VERBS: dict[str, Verb] = {
     "train": Verb("train a model", "t5sft.train.run.train", {}),
     "evaluate": Verb(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from t5sft.data import batches
-from t5sft.train import checkpoint, loop, metrics, state
+from t5sft.train import checkpoint, hosts, loop, metrics, state
 from t5sft.train import step as step_lib
 
 
@@ -32,6 +32,7 @@ class Hooks:
     counts: dict[str, int] = dataclasses.field(
         default_factory=lambda: {"examples": 0, "tokens": 0, "places": 0}
     )
+    times: hosts.Times = dataclasses.field(default_factory=hosts.Times)
     validated: dict[int, dict] = dataclasses.field(default_factory=dict)  # step -> last metrics
 
     def actions(self, eval_every: int, save_every: int) -> list:
@@ -48,7 +49,10 @@ class Hooks:
         self.position = batch.position
         for name, value in batch.counts.items():
             self.counts[name] += value
-        self._write(self.progress.update(step, sums, batch.counts))
+        self.times.step(step)
+        with self.times.waiting():
+            values = self.progress.update(step, sums, batch.counts)
+        self._write(values)
 
     def validate(self, step: int, now: state.State, *_):
         """Measures the loss on every held-out example once."""
@@ -88,4 +92,4 @@ class Hooks:
 
     def _write(self, values: dict | None):
         if values is not None:
-            self.writer.write(values.pop("step"), "train", values)
+            self.writer.write(values.pop("step"), "train", values | self.times.figures())

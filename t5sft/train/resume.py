@@ -9,7 +9,7 @@ import numpy as np
 from t5sft import errors
 from t5sft.convert import describe
 from t5sft.data import batches, prepare
-from t5sft.train import start, state
+from t5sft.train import hosts, start, state
 from t5sft.train.metrics import say
 
 
@@ -26,6 +26,7 @@ def find_start(init_from, model, vocabulary, checkpoints, directory) -> start.St
 
 def begin(model, optimizer, program, checkpoints, origin, seed, training):
     """Returns the state and data position to go on from: checkpoint, `origin`, or random."""
+    hosts.agree("data", training.identity())  # before the first collective
     like = program.like
     if checkpoints.latest_step() is not None:
         restored = checkpoints.restore(like_params=like.params, like_opt_state=like.opt_state)

@@ -10,7 +10,17 @@ from t5sft.data import converters, mixture, prepare
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
-from t5sft.train import checkpoint, inputs, loop, metrics, optim, owner, resume, state, stopping
+from t5sft.train import (
+    checkpoint,
+    inputs,
+    loop,
+    metrics,
+    optim,
+    owner,
+    resume,
+    state,
+    stopping,
+)
 from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
 from t5sft.train.metrics import say

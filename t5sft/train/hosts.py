@@ -1,0 +1,111 @@
+"""Hosts of a run: do they run the same, and which of them keeps the others waiting."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import t5sft
+from t5sft import paths
+from t5sft.parallel import processes
+
+_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
+_PROGRAM = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
+
+
+def agree(subject: str, values: Mapping[str, Any]) -> None:
+    """Raises DistributedError where a host has other values; names the key and both values.
+
+    Not by a collective: hosts that compile different programs would wait in it for ever. To be
+    called by all processes of a run in the same order; alone, it does nothing.
+
+    Args:
+      subject: what is compared, as "configuration".
+      values: key -> what JSON can hold.
+    """
+    line = processes.current()
+    if line is not None:
+        line.agree(subject, values)
+
+
+def software() -> dict[str, str]:
+    """Returns what makes a program besides its configuration: versions, code, compiler flags."""
+    found = {name: _version(name) for name in _PACKAGES}
+    flags = {name: os.environ.get(name, "not set") for name in _PROGRAM}
+    return {"python": platform.python_version(), **found, **flags, "code of t5sft": _code()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _code() -> str:
+    """Returns a digest of the package and of the tasks."""
+    digest = hashlib.sha256()
+    for name in ("t5sft", "tasks"):
+        top = paths.folder(name) if name == "tasks" else pathlib.Path(t5sft.__file__).parent
+        for path in sorted(top.rglob("*.py")):
+            digest.update(f"{name}/{path.relative_to(top)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Times:
+    """Measures what each step costs this host by itself, and tells process 0.
+
+    All hosts take a step in the same time: the slowest decides. So what is measured is the time in
+    which a host does not wait for devices: reading data, dispatching, saving. A chip that is slow
+    by itself does not show here.
+
+    Args:
+      clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._line = processes.current()
+        self._begun = clock()
+        self._waited, self._steps = 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Marks a time in which the host waits for devices, and with them for the other hosts."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - begun
+
+    def step(self, step: int) -> None:
+        """Counts a step; costs a microsecond."""
+        self._steps += 1
+        if self._line is not None:
+            own = (self._clock() - self._begun - self._waited) / self._steps
+            self._line.report(step=step, own_seconds=round(own, 6))
+
+    def figures(self) -> dict[str, float]:
+        """Returns the slowest host and its seconds a step since the last call; alone: nothing.
+
+        Example:
+          {"slowest_process": 3.0, "slowest_own_seconds": 0.52, "median_own_seconds": 0.11}
+        """
+        self._begun, self._waited, self._steps = self._clock(), 0.0, 0
+        if self._line is None:
+            return {}
+        all_figures = self._line.figures().items()
+        own = {i: beat["own_seconds"] for i, beat in all_figures if "own_seconds" in beat}
+        if not own:
+            return {}
+        slowest = max(own, key=lambda i: own[i])
+        return {
+            "slowest_process": float(slowest),
+            "slowest_own_seconds": own[slowest],
+            "median_own_seconds": sorted(own.values())[(len(own) - 1) // 2],
+        }
