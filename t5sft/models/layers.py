@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5sft.parallel import rules
+from t5sft.parallel import explicit, rules
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # by tanh, as Google's models
@@ -21,8 +21,17 @@ ACTIVATIONS = {
 }
 
 
-def kernel(module: nn.Module, name: str, shape: tuple[int, ...], axes: rules.Names) -> jax.Array:
+def kernel(
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, ...],
+    axes: rules.Names,
+    *,
+    is_whole: bool = True,
+) -> jax.Array:
     """Declares a float32 parameter with its logical axes; returns it in the compute dtype.
+
+    Cast before it is gathered: half the bytes on the wire. is_whole=False: the device's part.
 
     The standard deviation at the start is the family's: `module.config.stddev(name)`.
     """
@@ -33,11 +42,15 @@ def kernel(module: nn.Module, name: str, shape: tuple[int, ...], axes: rules.Nam
         matrix = jax.random.normal(key, (shape[0], math.prod(shape[1:])), jnp.float32)
         return matrix.reshape(shape) * config.stddev(name)
 
-    return module.param(name, nn.with_logical_partitioning(draw, axes), shape).astype(config.dtype)
+    init = nn.with_logical_partitioning(draw, axes)
+    weights = module.param(name, init, explicit.local_shape(shape, axes))
+    if not is_whole:
+        return weights
+    return explicit.gather(weights.astype(config.dtype), axes)
 
 
 def norm_scale(
-    module: nn.Module, name: str = "norm", size: int | None = None, axis: str = "embed"
+    module: nn.Module, name: str = "norm", size: int | None = None, axis: str = "norm"
 ) -> jax.Array:
     """Returns the scale of an RMS norm, [size or D] float32, 1 at the start.
 
@@ -45,7 +58,9 @@ def norm_scale(
     """
     offset = module.config.norm_offset
     init = nn.with_logical_partitioning(nn.initializers.constant(1.0 - offset), (axis,))
-    scale = module.param(name, init, (size or module.config.emb_dim,), jnp.float32)
+    shape = (size or module.config.emb_dim,)
+    scale = module.param(name, init, explicit.local_shape(shape, (axis,)), jnp.float32)
+    scale = explicit.gather(scale, (axis,))
     return scale + offset if offset else scale
 
 
@@ -80,7 +95,8 @@ def dropout(module: nn.Module, x: jax.Array) -> jax.Array:
     if rate == 0.0 or not module.has_rng("dropout"):
         return x
     shape = (*x.shape[:-2], 1, x.shape[-1])
-    keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, shape)
+    key = module.make_rng("dropout")
+    keep = explicit.rows(lambda shape: jax.random.bernoulli(key, 1.0 - rate, shape), shape)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from t5sft import errors
 from t5sft.models import attention, layers, stack
 from t5sft.models.attention import cache as cached
-from t5sft.parallel import rules
+from t5sft.parallel import explicit, rules
 
 DTYPES = ("float32", "bfloat16")
+TABLE = ("vocab", "embed")  # logical axes of the embedding
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 Cache = dict[str, Any]  # arrays, all with their rows on axis 1
@@ -117,6 +118,14 @@ class Model:
         """Applies the head: [..., D] -> logits [..., V] in the compute dtype."""
         return self.net(self).apply({"params": params}, hidden, method="unembed")
 
+    def head_kernel(self, params: Params) -> jax.Array:
+        """Returns the kernel of the head for `logits`, once for any number of calls."""
+        return self.net(self).apply({"params": params}, method="head_kernel")
+
+    def logits(self, kernel: jax.Array, hidden: jax.Array) -> jax.Array:
+        """Applies the head by its kernel: [..., D] -> logits [..., V] in the compute dtype."""
+        return _project(self, kernel, hidden)
+
     def prefill(
         self, params: Params, batch: Batch, max_length: int, cache_dtype: str | None = None
     ) -> tuple[jax.Array | None, Cache]:
@@ -158,9 +167,10 @@ class Net(nn.Module):
 
     def setup(self) -> None:
         v, d = self.config.vocab_size, self.config.emb_dim
-        self.embedding = layers.kernel(self, "embedding", (v, d), ("vocab", "embed"))
+        parts = {"is_whole": False}
+        self.embedding = layers.kernel(self, "embedding", (v, d), TABLE, **parts)
         if not self.config.logits_via_embedding:
-            self.head = layers.kernel(self, "head", (d, v), ("embed", "vocab"))
+            self.head = layers.kernel(self, "head", (d, v), ("embed", "vocab"), **parts)
 
     def __call__(self) -> None:
         """Declares all parameters, by running one padding token through all layers."""
@@ -171,20 +181,28 @@ class Net(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] token ids -> [B, T, D]; an id outside [0, V) becomes NaN, not a neighbour."""
-        x = self.embedding.at[tokens].get(mode="fill", fill_value=jnp.nan)
+        x = explicit.lookup(self.embedding, tokens, TABLE, self.config.dtype)
         if self.config.scale_embedding:
             # Rounded first: Gemma in bfloat16 was trained with 55.5 for sqrt(3072).
             x = x * jnp.asarray(self.config.emb_dim**0.5, x.dtype)
         return rules.constrain(x, ("batch", "length", "act_embed"))
 
+    def head_kernel(self) -> jax.Array:
+        """What logits are made with, whole and in the compute dtype: [D, V], or [V, D] if tied."""
+        is_tied = self.config.logits_via_embedding
+        axes = TABLE if is_tied else TABLE[::-1]
+        weights = self.embedding if is_tied else self.head
+        return explicit.gather(weights.astype(self.config.dtype), axes)
+
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> logits [..., V]."""
-        hidden = hidden * self.config.head_scale
-        if self.config.logits_via_embedding:
-            logits = jnp.einsum("...D,VD->...V", hidden, self.embedding)
-        else:
-            logits = jnp.einsum("...D,DV->...V", hidden, self.head)
-        logits = layers.soft_cap(logits, self.config.final_soft_cap)
-        if logits.ndim == 3:
-            logits = rules.constrain(logits, ("batch", "length", "vocab"))
-        return logits
+        return _project(self.config, self.head_kernel(), hidden)
+
+
+def _project(config: Any, kernel: jax.Array, hidden: jax.Array) -> jax.Array:
+    hidden = hidden * config.head_scale
+    form = "...D,VD->...V" if config.logits_via_embedding else "...D,DV->...V"
+    logits = layers.soft_cap(jnp.einsum(form, hidden, kernel), config.final_soft_cap)
+    if logits.ndim == 3:
+        logits = rules.constrain(logits, ("batch", "length", "vocab"))
+    return logits

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t5sft.parallel import rules
+
 
 class Terms(NamedTuple):
     """What an objective returns: sums and their weights, never means.
@@ -39,7 +41,7 @@ def cross_entropy(logits, targets, weights, *, of_loss=None, z_loss=0.0):
     logits = logits.astype(jnp.float32)
     highest = jax.lax.stop_gradient(logits.max(axis=-1))  # [B, T]
     log_z = highest + jnp.log(jnp.exp(logits - highest[..., None]).sum(axis=-1))
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]  # [B, T]
+    picked = pick(logits, targets)
     nll = log_z - picked
     total = nll + z_loss * jnp.square(log_z) if z_loss else nll
     of_loss = weights if of_loss is None else of_loss
@@ -51,3 +53,12 @@ def cross_entropy(logits, targets, weights, *, of_loss=None, z_loss=0.0):
         "accuracy": ((is_right * weights).sum(), weight),
     }
     return Terms((total * of_loss).sum(), of_loss.sum(), metrics)
+
+
+def pick(logits, targets):
+    """Returns the logit of each target: [B, T, V], [B, T] -> [B, T]."""
+    if rules.split_ways("vocab") == 1:
+        return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # Where V is split over devices, a sum over V needs no part of another device, a gather does.
+    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    return jnp.where(places == targets[..., None], logits, 0).sum(axis=-1)

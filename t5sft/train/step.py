@@ -1,5 +1,6 @@
 """The training step: one jitted function for every objective, model and mesh."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from t5sft import errors
+from t5sft.parallel import explicit
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import optim, state
 
@@ -97,12 +99,21 @@ def make_update(
       seed: of dropout; the key of a step is a function of (seed, step).
     """
 
+    placed = state.shardings(like)
+    of_batch = batch_shardings(batch_shapes, mesh, rules)
+    compute = explicit.region(
+        functools.partial(sums, model, objective, microbatches=microbatches),
+        mesh,
+        rules,
+        placed.params,
+        of_batch,
+    )
+
     def update(now: state.State, batch):
-        with rules_lib.using(mesh, rules):
-            key = None
-            if model.dropout_rate:
-                key = jax.random.fold_in(jax.random.key(seed), now.step)
-            gradient, terms = sums(model, objective, now.params, batch, key, microbatches)
+        key = None
+        if model.dropout_rate:
+            key = jax.random.fold_in(jax.random.key(seed), now.step)
+        gradient, terms = compute(now.params, batch, key)
         weight = jnp.maximum(terms.weight, 1e-8)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         updates, opt_state = optimizer.transform.update(gradient, now.opt_state, now.params)
@@ -116,11 +127,10 @@ def make_update(
         }
         return state.State(now.step + 1, params, opt_state), metrics
 
-    placed = state.shardings(like)
     everywhere = NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.jit(
         update,
-        in_shardings=(placed, batch_shardings(batch_shapes, mesh, rules)),
+        in_shardings=(placed, of_batch),
         out_shardings=(placed, everywhere),
         donate_argnums=0,
     )

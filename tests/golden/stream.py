@@ -25,6 +25,8 @@ MESHES = {
     "8x1": dict(data=8),
     "4x2": dict(data=4, tensor=2),
     "1x2x2": dict(data=1, fsdp=2, tensor=2),
+    "2x2+2": dict(data=2, fsdp=2, fsdp_inner=2),
+    "1x2x2x2": dict(data=1, fsdp=2, tensor=2, context=2),
 }
 
 

@@ -109,3 +109,18 @@ def test_sharded_is_one_device(model, sizes):
     np.testing.assert_allclose(got, want, rtol=2e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
+
+
+def test_a_table_tells_where_every_parameter_lies():
+    on = mesh.make_mesh(fsdp=2, fsdp_inner=2, tensor=2)
+    rows = {row["parameter"]: row for row in rules.table(*tiny.T5.abstract(), on)}
+    shapes = tiny.T5.abstract()[0]
+    assert len(rows) == len(jax.tree.leaves(shapes))
+    row = rows["decoder.layers.mlp.wo"]
+    size = shapes["decoder"]["layers"]["mlp"]["wo"].shape
+    assert row["shape"] == [*size] and row["names"] == ["layers", "mlp", "embed"]
+    assert row["split"] == [[], ["tensor"], ["fsdp", "fsdp_inner"]]
+    assert row["part"] == [size[0], size[1] // 2, size[2] // 4]
+    assert row["bytes_per_device"] == 4 * np.prod(size) // 8
+    placed = rules.shardings(*tiny.T5.abstract(), on)["decoder"]["layers"]["mlp"]["wo"]
+    assert [*placed.shard_shape(size)] == row["part"]

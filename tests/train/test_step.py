@@ -40,7 +40,7 @@ def trained(name, mesh_name, microbatches):
 
 
 def everywhere():
-    quick = {("t5", "4x2", 2), ("t5", "1x2x2", 4), ("decoder", "2x2", 2)}
+    quick = {("t5", "1x2x2x2", 1), ("t5", "2x2+2", 4), ("decoder", "1x2x2x2", 2)}
     for name in stream.BOTH:
         for mesh_name in stream.MESHES:
             for microbatches in (1, 2, 4):

@@ -40,12 +40,10 @@ def attend(
     )
     arrays = (query, key, value, view.query_segments, view.key_segments, view.line)
     active = rules.active()
-    if active is None or active[0].size == 1:
-        return run(*arrays)
-    return _on_mesh(run, arrays, *active)
+    return run(*arrays) if active is None else _on_mesh(run, arrays, active[1])
 
 
-def _on_mesh(run, arrays, mesh, table) -> jax.Array:
+def _on_mesh(run, arrays, table) -> jax.Array:
     """Runs on every device's part of the arrays; keys and values are whole along S.
 
     The compiler cannot split a kernel, and splits loops over blocks badly.
@@ -64,27 +62,24 @@ def _on_mesh(run, arrays, mesh, table) -> jax.Array:
         PartitionSpec(*key_spec[:2]),
         None if rest[-1] is None else PartitionSpec(query_spec[2], None),
     )
-    _check(query, query_spec, mesh)
+    _check(query, query_spec)
     over = query_spec[1]
-    is_split = over is not None and rules.ways("length", mesh, table) > 1
+    is_split = rules.split_ways("length") > 1
 
     def local(*parts):
         offset = jax.lax.axis_index(over) * parts[0].shape[1] if is_split else 0
         return run(*parts, offset=offset)
 
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=query_spec, check_vma=False)(
-        query, key, value, *rest
-    )
+    return rules.on_parts(local, specs, query_spec)(query, key, value, *rest)
 
 
-def _check(query: jax.Array, spec: PartitionSpec, mesh) -> None:
-    for size, name, over in zip(query.shape, ("rows", "tokens", "heads"), spec, strict=False):
-        axes = (over,) if isinstance(over, str) else over or ()
-        ways = 1
-        for axis in axes:
-            ways *= mesh.shape[axis]
+def _check(query: jax.Array, spec: PartitionSpec) -> None:
+    names = {"rows": "batch", "tokens": "length", "heads": "heads"}
+    for size, (what, name), over in zip(query.shape, names.items(), spec, strict=False):
+        ways = rules.split_ways(name)
         if size % ways:
+            axes = " x ".join(rules.axes_of(over))
             raise errors.ConfigError(
-                f"{size} {name} do not divide over {' x '.join(axes)} = {ways}; attention on a "
+                f"{size} {what} do not divide over {axes} = {ways}; attention on a "
                 f"mesh; use a multiple of {ways}, or attention = 'reference'"
             )
