@@ -26,7 +26,7 @@ _EPILOG = """\
                         a text needs its quotes: --gin.TASK='"village_words"'
 Without --gin_file, the configuration saved in --model_dir is used.
 Exit codes: 0 done, 1 internal, 2 configuration, 3 data, 4 non-finite loss, 5 checkpoint,
-6 storage, 7 another owner of the model directory, 8 distributed."""
+6 storage, 7 another owner of the model directory, 8 distributed, 9 sandbox."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,7 +126,8 @@ def _set_environment() -> None:
 
 def _score_predictions(given: dict[str, Any], bindings: Sequence[str]) -> Any:
     """Scores recorded answers; no configuration takes part, so none may be given."""
-    names = ("predictions", "task", "data", "extraction", "output")
+    names = ("predictions", "task", "data", "extraction", "output", "judge", "judge_model")
+    names += ("baseline", "allow_code_execution")
     unused = [f"--{name}" for name in given if name not in (*names, "json", "verbose")]
     unused += [f"--gin.{text.partition('=')[0]}" for text in bindings]
     if unused:

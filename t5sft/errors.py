@@ -64,6 +64,13 @@ class DistributedError(T5sftError):
     exit_code = 8
 
 
+class SandboxError(T5sftError):
+    """A machine that cannot run programs of a model without danger; nothing was run."""
+
+    name = "SANDBOX"
+    exit_code = 9
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" for the known name nearest to `name`, or "".
 

@@ -1,15 +1,22 @@
 """Benchmarks asked of a model: questions, prompts, answers or ranks, figures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5sft import errors
 from t5sft.data import prepare as prepare_lib
-from t5sft.evaluate import answering, prompting, ranks, results, suites
+from t5sft.evaluate import answering, coding, judging, prompting, ranks, results, suites
 from t5sft.evaluate.answers import benchmarks, statistics
 
 PREFIX = "benchmark:"  # of a benchmark whose name a SeqIO task of the run has, too
+
+
+_OWN: dict[str, Callable[..., suites.Measure]] = {  # those with more than prompts and answers
+    **dict.fromkeys(ranks.NAMES, ranks.prepare),
+    **dict.fromkeys(judging.NAMES, judging.prepare),
+    coding.NAME: coding.prepare,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +32,10 @@ class Options:
       style: how it is asked, see `prompting`; shots: worked examples before the question.
       extraction: the rule that finds the answer in a response.
       answer_tokens: at most so many new tokens; None: as the style has it.
+      samples, temperature: HumanEval: how many answers to each question, drawn how.
+      allow_code_execution: HumanEval runs what the model wrote, in a sandbox.
+      judge, judge_model: http://HOST/v1 and the model there, or a file of judgements.
+      baseline: answers to compare with: rows of prompt and response, or of MT-bench's.
     """
 
     num_examples: int | None = None
@@ -36,6 +47,12 @@ class Options:
     shots: int | None = None
     extraction: str | None = None
     answer_tokens: int | None = None
+    samples: int = 1
+    temperature: float = 0.0
+    allow_code_execution: bool = False
+    judge: str | None = None
+    judge_model: str | None = None
+    baseline: str | None = None
 
 
 _FOR_TASKS = {"num_examples", "seed", "template_split", "output"}
@@ -53,7 +70,7 @@ def refuse_unused(options: Options, task: str) -> None:
 
 def names() -> list[str]:
     """Returns the benchmarks that can be asked of a model."""
-    return [*benchmarks.names(), *ranks.NAMES]
+    return [*benchmarks.names(), *_OWN]
 
 
 def benchmark_of(
@@ -76,13 +93,13 @@ def benchmark_of(
 
 
 def _is_benchmark(name: str) -> bool:
-    return benchmarks.is_known(name) or name in ranks.NAMES
+    return benchmarks.is_known(name) or name in _OWN
 
 
 def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measure:
     """Reads a benchmark's questions and writes its prompts, once for all checkpoints."""
-    if name in ranks.NAMES:
-        return ranks.prepare(name, ready, options)
+    if name in _OWN:
+        return _OWN[name](name, ready, options)
     benchmark = benchmarks.get(name)
     if options.questions is None and benchmark.load is benchmarks.own_references:
         raise errors.ConfigError(f"{name} has no questions of its own; evaluate; add --questions")

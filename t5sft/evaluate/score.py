@@ -29,6 +29,13 @@ class Ids(NamedTuple):
     targets: list[int]
 
 
+class Judged(NamedTuple):
+    """What a model says of the targets of one row."""
+
+    logprobs: np.ndarray  # [T] natural logarithms
+    is_greedy: np.ndarray  # [T] bool: no token is likelier
+
+
 def score(
     *,
     file: str | None = None,
@@ -172,7 +179,12 @@ def encode(inputs: str, targets: str, vocabulary: vocab.Vocabulary, layout: str)
     return Ids(bos + vocabulary.encode(before), vocabulary.encode(targets))
 
 
-def log_probabilities(
+def log_probabilities(model: Any, params: Any, rows: Sequence[Ids], **options) -> list[np.ndarray]:
+    """Returns the natural logarithm of the probability of every target token, see `judge`."""
+    return [one.logprobs for one in judge(model, params, rows, **options)]
+
+
+def judge(
     model: Any,
     params: Any,
     rows: Sequence[Ids],
@@ -181,8 +193,8 @@ def log_probabilities(
     batch_size: int = 8,
     mesh=None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
-) -> list[np.ndarray]:
-    """Returns the natural logarithm of the probability of every target token, row by row.
+) -> list[Judged]:
+    """Tells of every target token how likely it is, and whether it is the likeliest, row by row.
 
     Rows of equal padded lengths are computed together, so that what a row is padded to depends on
     the row alone.
@@ -197,7 +209,7 @@ def log_probabilities(
     groups: dict[tuple[int, int], list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(_lengths(model, row), []).append(i)
-    out: dict[int, np.ndarray] = {}
+    out: dict[int, Judged] = {}
     for lengths in sorted(groups, reverse=True):
         members = groups[lengths]
         for first in range(0, len(members), batch_size):
@@ -205,14 +217,12 @@ def log_probabilities(
             batch = _batch(model, [rows[i] for i in chosen], lengths, batch_size, start_id)
             where = rules_lib.sharding(("batch", None), mesh, rules)
             batch = {name: jax.device_put(array, where) for name, array in batch.items()}
-            found = np.asarray(_compute(params, batch, model, mesh, decode.frozen(rules)))
-            for row, i in zip(found, chosen, strict=False):
+            found = _compute(params, batch, model, mesh, decode.frozen(rules))
+            for logprobs, greedy, i in zip(*map(np.asarray, found), chosen, strict=False):
                 end = len(rows[i].targets)
-                if model.layout == "decoder":
-                    before = len(rows[i].inputs) - 1
-                    out[i] = row[max(before, 0) : before + end] if end else row[:0]
-                else:
-                    out[i] = row[:end]
+                first = max(len(rows[i].inputs) - 1, 0) if model.layout == "decoder" else 0
+                here = slice(first, first + end)
+                out[i] = Judged(logprobs[here], greedy[here])
     return [out[i] for i in range(len(rows))]
 
 
@@ -247,8 +257,11 @@ def _batch(model, rows, lengths, batch_size: int, start_id: int) -> dict[str, np
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh", "rules"))
-def _compute(params, batch, model, mesh, rules) -> jax.Array:
-    """[B, T] log-probabilities of decoder_target_tokens; logits of a few places at a time."""
+def _compute(params, batch, model, mesh, rules) -> tuple[jax.Array, jax.Array]:
+    """[B, T] log-probabilities of decoder_target_tokens and whether they are the likeliest.
+
+    Logits of a few places at a time.
+    """
     precision = "float32" if model.dtype == "float32" else "default"
     with rules_lib.using(mesh, rules), jax.default_matmul_precision(precision):
         hidden = model.hidden(params, batch)  # [B, T, D]
@@ -262,6 +275,11 @@ def _compute(params, batch, model, mesh, rules) -> jax.Array:
         def one(pair):
             logits = model.unembed(params, pair[0]).astype(jnp.float32)
             picked = jnp.take_along_axis(logits, pair[1][..., None], axis=-1)[..., 0]
-            return picked - jax.nn.logsumexp(logits, axis=-1)
+            return picked - jax.nn.logsumexp(logits, axis=-1), picked >= logits.max(axis=-1)
 
-        return jax.lax.map(one, (pieces, targets)).swapaxes(0, 1).reshape(b, t)
+        found = jax.lax.map(one, (pieces, targets))
+        found = [array.swapaxes(0, 1).reshape(b, t) for array in found]
+        # Every host needs all rows, and can only read what it holds.
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        logprobs, greedy = jax.lax.with_sharding_constraint(found, everywhere)
+        return logprobs, greedy

@@ -3,13 +3,12 @@
 import hashlib
 import importlib.metadata
 import json
-import pathlib
 import sys
 from typing import Any
 
 import t5sft
 from t5sft import errors
-from t5sft.evaluate.answers import benchmarks, matching, statistics
+from t5sft.evaluate.answers import benchmarks, matching, special, statistics
 
 
 def score(
@@ -19,6 +18,7 @@ def score(
     data: str | None = None,
     extraction: str | None = None,
     output: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Scores a file of answers, without a model.
 
@@ -31,6 +31,7 @@ def score(
       extraction: the rule that finds the answer in a response, where the task has several; it
         decides `accuracy`, the figures of the others stand beside it.
       output: a JSONL file for the questions' index with what was found and judged.
+      options: of humaneval, mt_bench and pairwise, see `special.score`.
 
     Returns:
       {"task", "n": questions answered, "metrics": {name: value}, "standard_errors": {name: value or
@@ -43,6 +44,14 @@ def score(
     """
     if task is None:
         raise errors.ConfigError("no task; --predictions; add --task, as ifeval or gsm8k")
+    if task in special.TASKS:
+        result = special.score(task, predictions, data, output, extraction, **options)
+        print(table(result), file=sys.stderr)
+        return result
+    if options:
+        raise errors.ConfigError(
+            f"--{next(iter(options))} has no effect on {task}; --predictions; leave it out"
+        )
     benchmark = benchmarks.get(task)
     if extraction is not None and extraction not in benchmark.extractions:
         known = ", ".join(benchmark.extractions) or "none"
@@ -63,46 +72,44 @@ def score(
     )
     if output is not None:
         _write(output, answered, questions, benchmark.prompt, scores)
-    result = {
-        "task": task,
-        "n": len(answered),
-        "metrics": scores.values,
-        "standard_errors": scores.standard_errors,
-        "extraction": scores.verdicts[0].get("extraction"),
-        "answers": matched.account,
-        "versions": {"t5sft": t5sft.__version__}
-        | {name: importlib.metadata.version(name) for name in benchmark.packages},
-        "questions_sha256": hashlib.sha256(
-            json.dumps(questions, sort_keys=True).encode()
-        ).hexdigest(),
-    }
-    if scores.by_group:
-        result["by_kind"] = scores.by_group
+    result = _result(task, benchmark, questions, matched.account, scores)
     print(table(result), file=sys.stderr)
     return result
 
 
+def _result(task, benchmark, questions, account, scores: statistics.Scores) -> dict[str, Any]:
+    whole = json.dumps(questions, sort_keys=True).encode()
+    packages = {name: importlib.metadata.version(name) for name in benchmark.packages}
+    result = {
+        "task": task,
+        "n": len(scores.verdicts),
+        "metrics": scores.values,
+        "standard_errors": scores.standard_errors,
+        "extraction": scores.verdicts[0].get("extraction"),
+        "answers": account,
+        "versions": {"t5sft": t5sft.__version__} | packages,
+        "questions_sha256": hashlib.sha256(whole).hexdigest(),
+    }
+    if scores.by_group:
+        result["by_kind"] = scores.by_group
+    return result
+
+
 def _write(output, answered, questions, prompt, scores: statistics.Scores):
-    lines = [
-        json.dumps({"index": i, "prompt": questions[i][prompt], **verdict}, ensure_ascii=False)
+    rows = [
+        {"index": i, "prompt": questions[i][prompt], **verdict}
         for i, verdict in zip(answered, scores.verdicts, strict=True)
     ]
-    text = "".join(f"{line}\n" for line in lines)
-    try:
-        pathlib.Path(output).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise errors.StorageError(
-            f"cannot write ({error.strerror}); {output}; free or mend it"
-        ) from error
+    special.write(output, rows)
 
 
 def table(result: dict[str, Any]) -> str:
     """Lays the figures out for people, what did not come out even first."""
-    account = result["answers"]
-    lines = [f"warning: {line}" for line in matching.warnings(account)]
-    asked = account["matched"] + account["missing"]["count"]
+    account = result.get("answers")
+    lines = [f"warning: {line}" for line in matching.warnings(account)] if account else []
+    asked = account["matched"] + account["missing"]["count"] if account else result["asked"]
     lines.append(f"{result['task']}: {result['n']} of {asked} questions answered")
-    if result["extraction"]:
+    if result.get("extraction"):
         lines.append(f"answers found by the rule {result['extraction']}")
     width = max(len(name) for name in result["metrics"])
     for name, value in result["metrics"].items():

@@ -1,0 +1,54 @@
+"""HumanEval at a model: several answers to each problem, run as `answers/programs.py` runs them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from t5sft import errors
+from t5sft.data import records
+from t5sft.evaluate import answering, results, suites
+from t5sft.evaluate.answers import programs
+
+NAME = "humaneval"
+
+
+def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
+    """Reads the problems; see `at_model.Options` for samples and temperature."""
+    del name
+    programs.refuse(options.allow_code_execution)
+    if options.samples > 1 and options.temperature <= 0:
+        raise errors.ConfigError(
+            f"{options.samples} samples would all be the same; --temperature is 0; give 0.2 to 0.8"
+        )
+    asked = results.first(programs.questions(options.questions), options.num_examples)
+    how = answering.Decoding(
+        options.answer_tokens or 512, (), options.temperature, seed=options.seed
+    )
+    messages = [(records.Message("user", one["prompt"]),) for one in asked]
+    prompts = [answering.prompt(ready, one) for one in messages for _ in range(options.samples)]
+
+    def run(loaded: answering.Ready) -> Mapping[str, Any]:
+        texts = [one.text for one in answering.reply(loaded, prompts, how)]
+        size = options.samples
+        grouped = [texts[i : i + size] for i in range(0, len(texts), size)]
+        return {"scores": programs.score(asked, grouped), "texts": grouped}
+
+    def lines(made):
+        scores = made["scores"]
+        rows = [
+            {"prompt": one["prompt"], "responses": texts, **verdict}
+            for one, texts, verdict in zip(asked, made["texts"], scores.verdicts, strict=True)
+        ]
+        results.write_rows(options.output, rows)
+        return [
+            results.of_benchmark(
+                NAME,
+                asked,
+                scores.values,
+                scores.standard_errors,
+                protocol=f"zero, {options.samples} samples",
+                decode=how._asdict(),
+                versions=results.versions("jax", "numpy"),
+            )
+        ]
+
+    return suites.Measure([(NAME, NAME, None)], run, lines)
