@@ -18,6 +18,7 @@ SeqIO tasks for each <task> of the clusters (t5sft/data/flan/splits.py):
   flan_<task>_fs_opt, _fs_noopt   v2: 25 exemplars drawn, those of the same template kept
   flan_<task>_seen             FLAN 2021 with the first eight templates ...
   flan_<task>_unseen           ... and with the last two, never trained on
+  flan_<task>_rank             rank classification: every option of every row under every template
 
 Mixtures, made of the tasks whose rows are there (how many is told on stderr):
   flan                         all of FLAN 2021, by size, at most 3,000 a task
@@ -36,7 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from t5sft import errors
-from t5sft.data import corpora, define, files, prepare, sources
+from t5sft.data import corpora, define, files, prepare, records, sources
 from t5sft.data.flan import mixing, pattern_files, patterns, render, splits
 from t5sft.evaluate import scores
 
@@ -143,6 +144,44 @@ def _add(task: str, style: str) -> None:
     define.add_task(name, source, fields=("record",), metric_fns=[scores.exact_match])
 
 
+def questions(task: str, split: str) -> Iterator[tuple[corpora.Made, list[str], list[int]]]:
+    """Yields every row under every template: (record, options, places of the right ones)."""
+    every = templates(task, "")
+    queries = rows(task, split, every)
+    for number, pattern in enumerate(every):
+        written = render.render(f"flan_{task}", queries, [pattern], render.Style())
+        for index, (one, row) in enumerate(zip(written, queries, strict=True)):
+            told = {"template": str(number), "question": str(index), "task": task}
+            made = corpora.rendered(one)
+            if isinstance(made, records.Dropped):
+                continue
+            found = row.get("options")
+            answer = made.messages[-1].content.strip()
+            listed = [str(option).strip() for option in found] if isinstance(found, list) else []
+            if answer not in listed:
+                raise errors.DataError(
+                    f"the answer {answer!r} is no option; flan_{task}_rank, row {index}, template "
+                    f"{number}; only tasks whose rows have `options` can be ranked"
+                )
+            right = [i for i, option in enumerate(listed) if option == answer]
+            yield made._replace(metadata=told), listed, right
+
+
+def _add_rank(task: str) -> None:
+    source = sources.from_records(
+        lambda split: scores.tile(questions(task, split)),
+        functools.partial(_paths, task, ""),
+        ("train", "validation"),
+    )
+    define.add_task(
+        f"flan_{task}_rank",
+        source,
+        fields=("record",),
+        metric_fns=[scores.rank_classification],
+        postprocess_fn=scores.option,
+    )
+
+
 def mixtures(present: list[str]) -> dict[str, dict[str, Any]]:
     """Returns mixture -> task -> rate, for the tasks that are there."""
 
@@ -193,3 +232,4 @@ def register(data: prepare.Data) -> None:
 for _task in TASKS:
     for _style in STYLES:
         _add(_task, _style)
+    _add_rank(_task)

@@ -10,6 +10,7 @@ Data: the folder promptsource/ of T5SFT_DATA (or --data DIRECTORY):
 
 SeqIO tasks and mixtures, for what is there:
   promptsource_<set>[_<subset>]_<template>   one template (its name with _ for other signs)
+  <the name>_score_eval  its templates with answer choices: rank classification, as T0 is evaluated
   promptsource           all, in proportion to their rows; of a set with more than 500,000 rows
                          500,000 divided by its number of templates, as T0 mixes (arXiv:2110.08207)
   promptsource_original  likewise, only templates that ask for the set's own task
@@ -69,6 +70,41 @@ def make(folder: str, name: str, split: str, *, seed: int = 0) -> Iterator[corpo
     yield from bad
 
 
+def questions(folder: str, name: str, split: str, *, seed: int = 0):
+    """Yields every row of a split with its answer choices: (record, choices, the right one)."""
+    writer = promptsource.Writer(prompts(folder)[name])
+    for index, where, row in corpus(folder).rows(split):
+        made = writer.apply(row, seed, name, index)
+        if made is None:
+            continue
+        listed = made.choices or []
+        if made.targets not in listed:
+            raise errors.DataError(
+                f"the target {made.targets!r} is none of the answer choices; {where}; evaluate "
+                f"{name} by its answers"
+            )
+        record = corpora.answered(made.inputs, made.targets, template=name)
+        if not isinstance(record, records.Dropped):
+            told = {**record.metadata, "question": str(index)}
+            yield record._replace(metadata=told), listed, [listed.index(made.targets)]
+
+
+def _add_rank(folder: str, name: str) -> None:
+    source = sources.from_records(
+        lambda split: scores.tile(questions(folder, name, split)),
+        functools.partial(_paths, folder),
+        ("train", "validation"),
+    )
+    define.add_task(
+        f"{name}_score_eval",
+        source,
+        fields=("record",),
+        metric_fns=[scores.rank_classification],
+        postprocess_fn=scores.option,
+        replace=True,
+    )
+
+
 def _paths(folder: str, split: str) -> list[pathlib.Path]:
     templates = files.find("promptsource", f"{folder}/templates.yaml", how_to_get=HOW_TO_GET)
     return [*corpus(folder).paths(split), *templates]
@@ -105,6 +141,8 @@ def register(data: prepare.Data) -> None:
                 metric_fns=[scores.exact_match],
                 replace=True,
             )
+            if prompt.answer_choices:
+                _add_rank(folder, name)
             rates[name] = rate
             if prompt.metadata.get("original_task") is True:
                 originals[name] = rate

@@ -36,6 +36,9 @@ V1 = corpora.Corpus(
 )
 
 
+METRICS = [scores.exact_match, scores.rouge_l]
+
+
 def paths(split: str) -> list[pathlib.Path]:
     """Returns the task files of a split, in the order of its list.
 
@@ -95,6 +98,13 @@ for _name, _encoding in (
             ("train", "validation", "test"),
         ),
         fields=("record",),
-        metric_fns=[scores.exact_match],
+        metric_fns=METRICS,
+        postprocess_fn=scores.references,
     )
-corpora.add_task("natural_instructions_v1", V1, _read_v1, metric_fns=[scores.exact_match])
+corpora.add_task(
+    "natural_instructions_v1",
+    V1,
+    _read_v1,
+    metric_fns=METRICS,
+    postprocess_fn=scores.references,
+)

@@ -40,8 +40,8 @@ def rouge(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
 
 
 def rouge_l(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """Super-NaturalInstructions' rougeL and exact_match, in percent."""
-    return text.rouge_l(_pairs(targets, predictions), predictions).values
+    """Super-NaturalInstructions' rougeL, in percent: the best of the references."""
+    return {"rougeL": text.rouge_l(_pairs(targets, predictions), predictions).values["rougeL"]}
 
 
 def bleu(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:

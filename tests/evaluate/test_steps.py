@@ -1,0 +1,85 @@
+"""Steps are found as they are committed, each evaluated once, and the watch ends."""
+
+import pytest
+
+from t5sft import errors
+from t5sft.evaluate import results, steps
+
+
+def commit(run, step, sealed=True):
+    path = run / "checkpoints" / str(step)
+    path.mkdir(parents=True)
+    if sealed:
+        (path / "manifest.json").write_text("{}")
+
+
+def test_only_whole_steps_that_stay_are_there(tmp_path):
+    assert steps.present(tmp_path) == []
+    for step in (400, 20, 100):
+        commit(tmp_path, step)
+    commit(tmp_path, 500, sealed=False)
+    (tmp_path / "checkpoints" / "100.retired").touch()
+    (tmp_path / "checkpoints" / "600.orbax-checkpoint-tmp-1").mkdir()
+    assert steps.present(tmp_path) == [20, 400]
+    assert steps.chosen(tmp_path, "all") == [20, 400]
+    assert steps.chosen(tmp_path, "400,20") == [20, 400]
+    with pytest.raises(errors.CheckpointError, match=r"step 100 \(steps: 20, 400\)"):
+        steps.chosen(tmp_path, "20,100")
+    with pytest.raises(errors.ConfigError, match="'last'; evaluate; give numbers"):
+        steps.chosen(tmp_path, "last")
+
+
+def test_a_watch_yields_every_step_once_and_ends_with_the_last(tmp_path):
+    arrivals = iter([[10], [], [20, 30], [], [40]])
+
+    def sleep(seconds):
+        for step in next(arrivals):
+            commit(tmp_path, step)
+
+    got = list(steps.watch(tmp_path, last_step=40, done=[20], sleep=sleep))
+    assert got == [10, 30, 40]
+
+
+def test_a_watch_that_waits_in_vain_ends_and_says_so(tmp_path):
+    commit(tmp_path, 10)
+    said, slept = [], []
+    options = {"wait_seconds": 5.0, "say": said.append, "sleep": slept.append}
+    assert list(steps.watch(tmp_path, last_step=None, **options)) == [10]
+    assert sum(slept) >= 5 and "no checkpoint for" in said[0]
+
+
+def test_results_of_bare_weights_do_not_lie_among_them(tmp_path, monkeypatch):
+    (tmp_path / "weights" / "params").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "5" / "params").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "5" / "manifest.json").write_text("{}")
+    assert steps.home(tmp_path / "run", None) == tmp_path / "run"
+    assert steps.home(tmp_path / "run" / "checkpoints" / "5", None) == tmp_path / "run"
+    assert str(steps.home(tmp_path / "weights", None)) == "evaluations/weights"
+    assert steps.home(tmp_path / "weights", str(tmp_path / "x")) == tmp_path / "x"
+
+
+def line(step, value, task="t", template="plain"):
+    return results.record(
+        suite="s", task=task, task_sha256="0", split="validation", step=step, n=4,
+        metrics={"exact_match": value}, standard_errors={"exact_match": 0.25},
+        about={"template": template},
+    )  # fmt: skip
+
+
+def test_results_are_appended_read_back_and_drawn(tmp_path):
+    results.write(tmp_path, [line(10, 0.5)])
+    path = results.write(tmp_path, [line(20, 1.0), line(20, float("nan"), task="u")])
+    with path.open("a") as file:
+        file.write('{"half": ')
+    found = results.read(tmp_path)
+    assert [one["step"] for one in found] == [10, 20, 20]
+    assert found[2]["metrics"]["exact_match"] is None
+    keys = [("s", "t", "validation"), ("s", "u", "validation")]
+    assert results.done(tmp_path, keys, {"template": "plain"}) == {20}
+    assert results.done(tmp_path, keys[:1], {"template": "plain"}) == {10, 20}
+    assert results.done(tmp_path, keys[:1], {"template": "chatml"}) == set()
+    assert any((tmp_path / "evaluation" / "tensorboard").iterdir())
+    assert results.table(found[:2]).split("\n") == [
+        "task  split       metric       n     step 10   step 20",
+        "s/t   validation  exact_match  4  0.5 \u00b1 0.25  1 \u00b1 0.25",
+    ]
