@@ -65,7 +65,7 @@ def adapt(base: type, ready: answering.Ready, max_length: int) -> Any:
     """Returns an object of the harness's class `base` that answers by a loaded model."""
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
-        rows = [pair(ready, *one.args, max_length) for one in requests]
+        rows = [pair(ready, one.args[0], one.args[1], max_length) for one in requests]
         found = _judge(ready, rows)
         return [(_sum(one), bool(one.is_greedy.all())) for one in found]
 
