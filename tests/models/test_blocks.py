@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracles import softmax, tiny
 
-from t5sft.models.attention import blockwise, reference, views
+from t5sft.models.attention import blockwise, cudnn, fused, reference, splash, views
 
 CASES = {
     "causal": softmax.Case(length=40),
@@ -64,20 +64,56 @@ def agree(got, want, bar):
             assert a is None
             continue
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, atol=bar * max(np.abs(b).max(), 1e-6), err_msg=name)
+        np.testing.assert_allclose(a, b, atol=bar * max(np.abs(b).max(), 1.0), err_msg=name)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(
-    "run",
-    [by_definition, functools.partial(blockwise.attend, block=16)],
-    ids=["reference", "blockwise"],
-)
+RUNS = {
+    "reference": by_definition,
+    "blockwise": functools.partial(blockwise.attend, block=16),
+    "fused": functools.partial(fused.attend, interpret=True),
+    "splash": functools.partial(splash.attend, interpret=True),
+    "cudnn": functools.partial(cudnn.attend, implementation="xla"),  # its masks, not its kernel
+}
+# Kernels take seconds each to compile for a CPU: every one on two cases, on all in the slow run.
+FAST = [("fused", "encoder"), ("fused", "everything"), ("splash", "window"), ("cudnn", "window")]
+UNABLE = {
+    "splash": lambda case: case.biased,
+    "cudnn": lambda case: case.biased or case.soft_cap is not None,
+}
+
+
+def every_able():
+    for run in RUNS:
+        for name, case in CASES.items():
+            if run in UNABLE and UNABLE[run](case):
+                continue
+            is_fast = run in ("reference", "blockwise") or (run, name) in FAST
+            yield pytest.param(run, name, marks=[] if is_fast else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("run, name", list(every_able()))
 def test_agrees_with_the_definition(run, name):
     case = CASES[name]
     arrays, cotangent = softmax.arrays(case)
     want = softmax.attention(case, *arrays, cotangent)
-    agree(value_and_gradients(run, case, arrays, cotangent), want, 3e-6)
+    agree(value_and_gradients(RUNS[run], case, arrays, cotangent), want, 3e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["fused", "splash"])
+@pytest.mark.parametrize("window", [None, 150])
+def test_kernels_of_several_blocks_agree_with_the_definition(run, window):
+    """Rows of 2 x 512 + 256 or of 3 x 128 tokens: blocks are skipped, and sums go over blocks."""
+    length = 1280 if run == "splash" else 300
+    case = softmax.Case(
+        length=length, window=window, num_heads=2, num_kv_heads=1, biased=run == "fused"
+    )
+    apply = RUNS[run]
+    if run == "fused":
+        apply = functools.partial(apply, blocks=(128,))
+    arrays, cotangent = softmax.arrays(case, rows=2)
+    want = softmax.attention(case, *arrays, cotangent)
+    agree(value_and_gradients(apply, case, arrays, cotangent), want, 3e-6)
 
 
 def test_bfloat16_is_as_near_as_the_reference():

@@ -49,14 +49,53 @@ def test_dropout_is_the_references_to_the_same_bits():
     np.testing.assert_allclose(*out, atol=1e-5 * np.abs(out[0]).max())
 
 
-def test_auto_goes_by_the_platform_of_the_mesh_and_the_length():
+def test_auto_goes_by_platform_length_and_features():
     assert choice.platform() == "cpu"
     with rules.using(mesh_lib.make_mesh()):
         assert choice.platform() == "cpu"
-    short, long = choice.Case("cpu", 512, 512), choice.Case("cpu", 512, 4096)
-    assert choice.resolve("auto", short) == "reference"
-    assert choice.resolve("auto", long) == "blockwise"
-    assert choice.resolve("reference", long) == "reference"
+    cases = {
+        choice.Case("cpu", 512, 512, is_biased=True): "reference",
+        choice.Case("cpu", 512, 4096): "blockwise",
+        choice.Case("tpu", 512, 512, is_biased=True): "fused",
+        choice.Case("tpu", 512, 1024): "splash",
+        choice.Case("tpu", 2048, 2048, soft_cap=50.0, head_dim=256): "splash",
+        choice.Case("tpu", 2048, 2048, is_split=True): "fused",
+        choice.Case("tpu", 10**6, 10**6, is_biased=True): "blockwise",
+        choice.Case("tpu", 64, 64): "reference",
+        choice.Case("gpu", 2048, 2048): "cudnn",
+        choice.Case("gpu", 2048, 2048, soft_cap=50.0): "blockwise",
+        choice.Case("gpu", 2048, 2048, dtype="float32"): "blockwise",
+        choice.Case("gpu", 512, 512, is_biased=True): "blockwise",
+    }
+    assert {case: choice.resolve("auto", case) for case in cases} == cases
+
+
+@pytest.mark.parametrize(
+    "name, case, says",
+    [
+        ("splash", choice.Case("cpu", 512, 512), "'splash' runs on TPUs, not on cpu"),
+        ("splash", choice.Case("tpu", 512, 512, is_biased=True), "has no relative bias"),
+        ("splash", choice.Case("tpu", 512, 512, is_split=True), "splits them over context"),
+        ("fused", choice.Case("gpu", 512, 512), "runs on TPUs, not on gpu"),
+        ("fused", choice.Case("tpu", 512, 512, head_dim=24), "multiple of 16 features, not 24"),
+        ("fused", choice.Case("tpu", 40_000, 512), "rows up to 32768"),
+        ("cudnn", choice.Case("tpu", 512, 512), "runs on NVIDIA GPUs"),
+        ("cudnn", choice.Case("gpu", 512, 512, is_biased=True), "no relative bias"),
+        ("cudnn", choice.Case("gpu", 512, 512, soft_cap=50.0), "no soft cap"),
+        ("cudnn", choice.Case("gpu", 512, 512, dtype="float32"), "bfloat16, not in float32"),
+        ("cudnn", choice.Case("gpu", 512, 512, head_dim=256), "up to 128 features"),
+        ("cudnn", choice.Case("gpu", 511, 512), "even length, not 511"),
+    ],
+)
+def test_what_cannot_be_computed_is_told(name, case, says):
+    with pytest.raises(errors.ConfigError, match=f"{says}.*; model; use 'auto' or .*'blockwise'"):
+        choice.resolve(name, case)
+
+
+def test_a_model_refuses_before_anything_is_compiled():
+    model = dataclasses.replace(tiny.T5, attention="fused")
+    with pytest.raises(errors.ConfigError, match="'fused' runs on TPUs, not on cpu"):
+        loss_and_gradients(model)
 
 
 def test_an_unknown_implementation_is_told():

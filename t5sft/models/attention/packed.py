@@ -7,10 +7,15 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5sft import errors
-from t5sft.models.attention import blockwise, views
+from t5sft.models.attention import blockwise, cudnn, fused, splash, views
 from t5sft.parallel import rules
 
-IMPLEMENTATIONS = {"blockwise": blockwise.attend}
+IMPLEMENTATIONS = {
+    "blockwise": blockwise.attend,
+    "cudnn": cudnn.attend,
+    "fused": fused.attend,
+    "splash": splash.attend,
+}
 
 
 def attend(
