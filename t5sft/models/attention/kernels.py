@@ -98,13 +98,13 @@ def forward(plan: Plan, tokens: Tokens, out, log_z, mixed, highest, total):
     i, j = pl.program_id(2), pl.program_id(3)
 
     @pl.when(j == 0)
-    def _():
+    def start():
         mixed[...] = jnp.zeros_like(mixed)
         highest[...] = jnp.full_like(highest, views.MASKED)
         total[...] = jnp.zeros_like(total)
 
     @pl.when(may_see(plan, tokens.offset[0], i, j))
-    def _():
+    def add():
         values, _, mask = scores(plan, tokens, i, j)
         values = jnp.where(mask, values, views.MASKED)
         before = highest[...]
@@ -117,7 +117,7 @@ def forward(plan: Plan, tokens: Tokens, out, log_z, mixed, highest, total):
         highest[...] = after
 
     @pl.when(j == plan.blocks_of_keys - 1)
-    def _():
+    def finish():
         sees = total[...] > 0
         count = jnp.where(sees, total[...], 1.0)
         out[0, 0] = (mixed[...] * jnp.where(sees, 1.0 / count, 0.0)).astype(out.dtype)
@@ -135,22 +135,21 @@ def backward(plan: Plan, tokens: Tokens, given, log_z, delta, to_query, to_key, 
     b, j, i = (pl.program_id(k) for k in (1, 2, 3))
 
     @pl.when(i == 0)
-    def _():
+    def start_keys():
         keys[...] = jnp.zeros_like(keys)
         values[...] = jnp.zeros_like(values)
 
     @pl.when((i == 0) & (j == 0))
-    def _():
+    def start_queries():
         queries[...] = jnp.zeros_like(queries)
 
-    if to_line is not None:
-
-        @pl.when((i == 0) & (j == 0) & (b == 0))
-        def _():
+    @pl.when((i == 0) & (j == 0) & (b == 0))
+    def start_line():
+        if to_line is not None:
             to_line[...] = jnp.zeros_like(to_line)
 
     @pl.when(may_see(plan, tokens.offset[0], i, j))
-    def _():
+    def add():
         query, key, value = tokens.query[0, 0], tokens.key[0, 0], tokens.value[0, 0]
         out, slope, mask = scores(plan, tokens, i, j)
         weights = jnp.where(mask, jnp.exp(out - log_z[0, 0]), 0.0)
@@ -165,12 +164,12 @@ def backward(plan: Plan, tokens: Tokens, given, log_z, delta, to_query, to_key, 
         keys[...] += dot(query, to_raw, (1, 1))
 
     @pl.when(i == plan.blocks_of_queries - 1)
-    def _():
+    def finish_keys():
         to_key[0, 0] = keys[...].astype(to_key.dtype)
         to_value[0, 0] = values[...].astype(to_value.dtype)
 
     @pl.when((i == plan.blocks_of_queries - 1) & (j == plan.blocks_of_keys - 1))
-    def _():
+    def finish_queries():
         to_query[0, 0] = queries[...].astype(to_query.dtype)
 
 

@@ -1,6 +1,7 @@
 """Packed attention on a mesh: every device computes its own rows, heads and queries."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from t5sft import errors
 from t5sft.models.attention import blockwise, cudnn, fused, splash, views
 from t5sft.parallel import rules
 
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "blockwise": blockwise.attend,
     "cudnn": cudnn.attend,
     "fused": fused.attend,
