@@ -127,7 +127,6 @@ def view(
       ConfigError: the model's implementation cannot compute this.
     """
     c = module.config
-    active = rules.active()
     case = Case(
         platform=platform(),
         num_queries=query_segments.shape[1],
@@ -136,7 +135,7 @@ def view(
         dtype=c.dtype,
         soft_cap=c.attention_soft_cap,
         is_biased=table is not None,
-        is_split=active is not None and rules.ways("length", *active) > 1,
+        is_split=rules.split_ways("length") > 1,
     )
     # Parameters do not depend on it, and they are declared on one token, maybe without a mesh.
     name = "reference" if module.is_initializing() else resolve(c.attention, case)
