@@ -147,4 +147,22 @@ VERBS: dict[str, Verb] = {
         },
         positional=("source", "target"),
     ),
+    "checkpoint": Verb(
+        "list, verify or prune the checkpoints of a model directory",
+        "t5sft.train.inventory.checkpoint",
+        {
+            "action": (str, "list, verify or prune"),
+            "directory": (str, "model directory"),
+            "step": (int, "only this step"),
+            "keep_last": (int, "newest steps that prune leaves"),
+            "keep_best": (int, "best steps that prune leaves"),
+        },
+        positional=("action", "directory"),
+    ),
+    "goodput": Verb(
+        "tell where the time of a run went, over its restarts",
+        "t5sft.train.goodput.goodput",
+        {"directory": (str, "model directory")},
+        positional=("directory",),
+    ),
 }

@@ -11,7 +11,7 @@ import json
 import math
 import queue
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -213,12 +213,24 @@ class Placed(NamedTuple):
     arrays: dict[str, jax.Array]
     position: Position  # where the next batch starts: saved with the state after this step
     counts: dict[str, int]
+    number: int = 0  # of the batch in the whole stream, those left out counted
+    rows: Sequence[Row] = ()  # the examples in it
 
 
 def stream(
-    batches: Batches, position: Position, shardings: Shardings
+    batches: Batches,
+    position: Position,
+    shardings: Shardings,
+    *,
+    number: int = 0,
+    skips: Iterable[tuple[int, int]] = (),
 ) -> Generator[Placed, None, None]:
-    """Yields batches from a position on, made two ahead in a thread. Close it."""
+    """Yields batches from a position on, made two ahead in a thread. Close it.
+
+    Args:
+      number: of the first batch; skips: ranges [first, last) of numbers that are left out.
+    """
+    ranges = list(skips)
     ready: queue.Queue = queue.Queue(maxsize=2)
     stop = threading.Event()
 
@@ -229,15 +241,18 @@ def stream(
             except queue.Full:
                 continue
 
-    def work(position):
+    def work(position, number):
         try:
             while not stop.is_set():
                 rows, position = batches.batch_rows(position)
-                put(Placed(place(batches, rows, shardings), position, batches.count(rows)))
+                if not any(first <= number < last for first, last in ranges):
+                    arrays = place(batches, rows, shardings)
+                    put(Placed(arrays, position, batches.count(rows), number, rows))
+                number += 1
         except BaseException as error:  # handed to the consumer, which raises it
             put(error)
 
-    thread = threading.Thread(target=work, args=(position,), daemon=True, name="batches")
+    thread = threading.Thread(target=work, args=(position, number), daemon=True, name="batches")
     thread.start()
     try:
         while True:

@@ -16,7 +16,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 from typing import Any, NamedTuple
 
@@ -24,13 +23,13 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from t5sft import errors, paths
-from t5sft.train import manifest, stored
+from t5sft import errors
+from t5sft.train import places, stored
+from t5sft.train.places import find
 
 _LOG = logging.getLogger(__name__)
 _UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax: a save that did not reach its rename
-_RETIRED = ".retired"  # beside a step: its deletion has begun, it is not to be used
-_COMMIT_FILE = "commit_success.txt"
+BEST = "validation/loss"  # the metric by which a run chooses its best step
 FAILURES = (OSError, ValueError, RuntimeError)  # of Orbax, TensorStore and JAX while writing
 
 
@@ -75,7 +74,7 @@ class Checkpointer:
             )
         if best_mode not in ("min", "max"):
             raise errors.ConfigError(f"best_mode is {best_mode!r}; Checkpointer; use min or max")
-        self._directory = _absolute(directory) / "checkpoints"
+        self._directory = places.absolute(directory) / "checkpoints"
         self._keep_last, self._keep_best = keep_last, keep_best
         self._best_metric, self._sign = best_metric, 1 if best_mode == "min" else -1
         self._async_save = async_save
@@ -189,11 +188,21 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The committed steps, ascending."""
-        return sorted(
-            int(path.name)
-            for path in _numbered(self._directory)
-            if not (self._directory / (path.name + _RETIRED)).exists()
-        )
+        return places.steps_in(self._directory)
+
+    def position(self, step: int) -> dict:
+        """The data position saved with a step, unverified; {} where it cannot be read."""
+        try:
+            found = stored.read_json(self._directory / str(step), "data")
+            return found if isinstance(found, dict) else {}
+        except (OSError, ValueError):
+            return {}
+
+    def prune(self) -> None:
+        """Removes the steps that a save of the newest would remove."""
+        steps = self.steps()
+        if steps and jax.process_index() == 0:
+            self._retire(steps[-1])
 
     def latest_step(self) -> int | None:
         return max(self.steps(), default=None)
@@ -234,18 +243,18 @@ class Checkpointer:
         unfinished.replace(record)
 
     def _remove(self, path: epath.Path) -> None:
-        mark = path.parent / (path.name + _RETIRED)
+        mark = path.parent / (path.name + places.RETIRED)
         mark.touch()  # a deletion cut short must not look like a checkpoint
-        _delete(path)
+        places.delete(path)
         mark.unlink()
 
     def _remove_leftovers(self) -> None:
         for path in list(self._directory.iterdir()):
             if path.name.endswith(_UNFINISHED):
                 _LOG.info("removing %s, left by a save that was cut short", path)
-                _delete(path)
-            elif path.name.endswith(_RETIRED):
-                self._remove(path.parent / path.name.removesuffix(_RETIRED))
+                places.delete(path)
+            elif path.name.endswith(places.RETIRED):
+                self._remove(path.parent / path.name.removesuffix(places.RETIRED))
 
     def _check_space(self, step: int, needed: int) -> None:
         if "://" in str(self._directory):
@@ -295,7 +304,7 @@ def save_params(path, params, run: dict, *, dtype: str | None = None) -> None:
     Raises:
       StorageError: the directory exists or cannot be written.
     """
-    path = _absolute(path)
+    path = places.absolute(path)
     if path.exists():
         raise errors.StorageError(f"already there; {path}; delete it or name another directory")
     if dtype not in (None, "bfloat16"):
@@ -309,41 +318,6 @@ def save_params(path, params, run: dict, *, dtype: str | None = None) -> None:
             orbax.wait_until_finished()
         # They name the directory of this machine, which is nobody's business where it is shipped.
         for directory in (path, path / "params", path / "run"):
-            (directory / _COMMIT_FILE).write_text("committed")
+            (directory / places.COMMIT_FILE).write_text("committed")
     except FAILURES as error:
         raise errors.StorageError(f"could not be written ({error}); {path}; mend it") from error
-
-
-def find(path) -> epath.Path:
-    """The directory that holds params/: `path` or the newest step below; or CheckpointError."""
-    with contextlib.suppress(FileNotFoundError):  # tasks/village/base_t5, from any directory
-        path = paths.find(str(path))
-    path = _absolute(path)
-    if (path / "params").is_dir():
-        return path
-    for parent in (path / "checkpoints", path):
-        if parent.is_dir() and (steps := [int(p.name) for p in _numbered(parent)]):
-            return parent / str(max(steps))
-    lacks = "" if path.is_dir() else ", which is no directory"
-    todo = "name a model directory, a step of it, or a Hugging Face directory (*.safetensors)"
-    raise errors.CheckpointError(f"no checkpoint; {path}{lacks}; {todo}")
-
-
-def _numbered(directory: epath.Path) -> list[epath.Path]:
-    """Step directories; on a bucket a save in progress has none of the two files yet."""
-    files = (manifest.NAME, _COMMIT_FILE)
-    steps = [path for path in directory.iterdir() if path.name.isdecimal()]
-    return [path for path in steps if any((path / file).exists() for file in files)]
-
-
-def _absolute(path) -> epath.Path:
-    path = epath.Path(path).expanduser()
-    return path if "://" in str(path) else epath.Path(path.absolute())
-
-
-def _delete(path: epath.Path) -> None:
-    # A link is removed, never what it points to: retention must not reach beyond the model_dir.
-    if os.path.islink(path) or path.is_file():
-        path.unlink()
-    elif path.exists():
-        path.rmtree()

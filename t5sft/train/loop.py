@@ -23,9 +23,9 @@ def run(
     start: int,
     total_steps: int,
     hooks: Iterable[Callable],
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[int], bool] = lambda step: False,
 ) -> state.State:
-    """Runs steps `start` to `total_steps`, or until `stop()`, and returns the last state.
+    """Runs steps `start` to `total_steps`, or until `stop(steps done)`, and returns the last state.
 
     Args:
       update: (state, batch arrays) -> (state, metrics); donates the state.
@@ -36,6 +36,6 @@ def run(
         now, metrics = update(now, batch.arrays)
         for hook in hooks:
             hook(step + 1, now, metrics, batch)
-        if stop():
+        if stop(step + 1):
             break
     return now

@@ -164,6 +164,7 @@ class Progress:
         self._total, self._start, self._every = total_steps, start, max(every, 1)
         self._stream = (stream or sys.stderr) if jax.process_index() == 0 else None
         self._clock = clock
+        self.on_skip: Callable[[int, dict], None] = lambda step, values: None  # see `flush`
         self._late: tuple | None = None  # (step, metrics on the devices, counts)
         self._begun = self._period_begun = self._shown = clock()
         self._sums: dict[str, tuple[float, float]] = {}
@@ -200,12 +201,19 @@ class Progress:
         return values
 
     def flush(self) -> dict | None:
-        """Waits for the last step; returns and raises as `update` does."""
+        """Waits for the last step; returns and raises as `update` does.
+
+        The figures of a step that the guard undid ("skipped") are told to `on_skip`, not added.
+        """
         if self._late is None:
             return None
-        self.check_finite()
         (step, sums, counts), self._late = self._late, None
-        for name, (total, weight) in jax.device_get(dict(sums)).items():
+        pairs = jax.device_get(dict(sums))
+        if pairs.get("skipped", (0.0, 1.0))[0] > 0:
+            self.on_skip(step, summarise(pairs))
+            pairs = {"skipped": (1.0, 1.0)}
+        _check_finite(step, pairs)
+        for name, (total, weight) in pairs.items():
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (before[0] + float(total), before[1] + float(weight))
         for name, count in counts.items():
@@ -222,18 +230,6 @@ class Progress:
             return None
         self._sums, self._counts, self._period_begun = {}, {}, self._clock()
         return values
-
-    def check_finite(self) -> None:
-        """Waits for the last step. Raises NonFiniteError if one of its figures is not finite."""
-        if self._late is None:
-            return
-        step, sums, _ = self._late
-        for name, (total, _) in jax.device_get(dict(sums)).items():
-            if not math.isfinite(total):
-                raise errors.NonFiniteError(
-                    f"{name} is {float(total)}; step {step}; look at its examples, lower the "
-                    "learning rate, and start again: it resumes from the last checkpoint"
-                )
 
     def note(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Shows the means of another split on a line of their own."""
@@ -273,6 +269,12 @@ class Progress:
             self._bar.write(line, file=self._stream)
         elif self._stream is not None:
             print(line, file=self._stream, flush=True)
+
+
+def _check_finite(step: int, sums: Mapping[str, tuple]) -> None:
+    for name, (total, _) in sums.items():
+        if not math.isfinite(total):
+            raise errors.NonFiniteError(f"{name} is {float(total)}; step {step}")
 
 
 def _line(values: Mapping[str, float], remaining_seconds: float) -> str:

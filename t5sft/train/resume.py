@@ -1,7 +1,10 @@
 """Where a run goes on from: its newest checkpoint, weights of another run, or random ones."""
 
+import difflib
 import importlib.metadata
 import json
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,6 +12,7 @@ import numpy as np
 from t5sft import errors
 from t5sft.convert import describe
 from t5sft.data import batches, prepare
+from t5sft.train import guard as guard_lib
 from t5sft.train import hosts, start, state
 from t5sft.train.metrics import say
 
@@ -24,26 +28,143 @@ def find_start(init_from, model, vocabulary, checkpoints, directory) -> start.St
     return found
 
 
-def begin(model, optimizer, program, checkpoints, origin, seed, training):
-    """Returns the state and data position to go on from: checkpoint, `origin`, or random."""
+class Begin(NamedTuple):
+    """Where a run goes on."""
+
+    state: state.State
+    position: batches.Position = batches.Position()
+    batch: int = 0  # number of the next one in the stream
+    skips: Sequence = ()  # ranges of batches that are left out
+    unlearnt: Sequence = ()  # batches that the guard undid
+
+
+def begin(
+    model,
+    optimizer,
+    program,
+    checkpoints,
+    origin,
+    seed,
+    training,
+    *,
+    facts: dict,
+    guard: guard_lib.Guard,
+    skips: list,
+    on_damage: str = "error",
+    allow_changes: bool = False,
+) -> Begin:
+    """Returns where to go on from: a checkpoint, `origin`, or random parameters.
+
+    Args:
+      facts: of this run, compared with those of the checkpoint.
+      skips: batches to be left out; a checkpoint that has learnt one of them is passed over.
+      on_damage: "fallback" passes over damaged checkpoints, too.
+      allow_changes: go on with other data, tokenizer or batch size.
+
+    Raises:
+      CheckpointError: damage; ConfigError: other data, or no checkpoint before `skips`.
+    """
     hosts.agree("data", training.identity())  # before the first collective
     like = program.like
-    if checkpoints.latest_step() is not None:
-        restored = checkpoints.restore(like_params=like.params, like_opt_state=like.opt_state)
-        saved, identity = dict(restored.position), training.identity()
-        position = batches.Position(saved.pop("block"), saved.pop("row"))
-        if saved != identity:
-            changed = [name for name in identity if saved.get(name) != identity[name]]
-            raise errors.ConfigError(
-                f"the data of this run changed ({', '.join(changed)}): step {restored.step} was "
-                f"trained with {[saved.get(n) for n in changed]}, now "
-                f"{[identity[n] for n in changed]}; resume; use another model_dir"
-            )
-        say(f"resuming at step {restored.step}")
-        step = jax.device_put(np.int32(restored.step), like.step.sharding)
-        return state.State(step, restored.params, restored.opt_state), position
-    params = origin.read(like.params) if origin else None
-    return state.create(model, optimizer, like, seed, params), batches.Position()
+    restored = _restore(checkpoints, like, skips, on_damage)
+    if restored is None:
+        params = origin.read(like.params) if origin else None
+        now = state.create(model, optimizer, like, seed, params)
+        return Begin(_remembering(now, like, guard, {}), skips=skips)
+    saved = dict(restored.position)
+    position = batches.Position(saved.pop("block"), saved.pop("row"))
+    batch = saved.pop("batch", restored.step)
+    left_out, unlearnt = saved.pop("skips", []), saved.pop("unlearnt", [])
+    memory = saved.pop("guard", {})
+    position = _compare(restored, saved, training.identity(), facts, position, allow_changes)
+    say(f"resuming at step {restored.step}")
+    for line in changed_settings(restored.run.get("config", ""), facts["config"]):
+        say(f"  {line}")
+    step = jax.device_put(np.int32(restored.step), like.step.sharding)
+    now = state.State(step, restored.params, restored.opt_state)
+    every = sorted({tuple(pair) for pair in [*left_out, *skips]})
+    return Begin(_remembering(now, like, guard, memory), position, batch, every, unlearnt)
+
+
+def _restore(checkpoints, like, skips, on_damage):
+    """Returns the newest checkpoint that is good and has learnt none of `skips`, None without."""
+    steps = checkpoints.steps()
+    fitting = [s for s in steps if not _has_learnt(checkpoints.position(s), s, skips)]
+    if steps and not fitting:
+        raise errors.ConfigError(
+            f"every checkpoint has learnt batches of {skips} (steps: {steps}); skip_batches; use "
+            "another model_dir, or keep more checkpoints (keep_last)"
+        )
+    for step in reversed(fitting):
+        try:
+            return checkpoints.restore(step, like_params=like.params, like_opt_state=like.opt_state)
+        except errors.CheckpointError as error:
+            if on_damage != "fallback" or "damaged" not in str(error) or step == fitting[0]:
+                raise
+            say(f"{error}: going back to the step before")
+    return None
+
+
+def _has_learnt(position: dict, step: int, skips) -> bool:
+    undone, left_out = set(position.get("unlearnt", [])), position.get("skips", [])
+    return any(
+        number not in undone and not guard_lib.is_left_out(number, left_out)
+        for first, last in skips
+        for number in range(first, min(last, position.get("batch", step)))
+    )
+
+
+def _compare(restored, saved, identity, facts, position, allow_changes) -> batches.Position:
+    """Raises if the data are others, unless allowed; returns where in them to go on."""
+    before, after = dict(saved), dict(identity)
+    if restored.run.get("vocabulary_sha256", facts["vocabulary_sha256"]):
+        before["tokenizer"] = restored.run.get("vocabulary_sha256", facts["vocabulary_sha256"])
+        after["tokenizer"] = facts["vocabulary_sha256"]
+    if before.get("data") != after.get("data"):
+        before["template"], after["template"] = restored.run.get("template"), facts["template"]
+    changed = [name for name in after if before.get(name) != after[name]]
+    if not changed:
+        return position
+    was, now = [before.get(n) for n in changed], [after[n] for n in changed]
+    what = f"the data of this run changed ({', '.join(changed)}): step {restored.step} was trained "
+    what += f"with {was}, now {now}"
+    if not allow_changes:
+        raise errors.ConfigError(
+            f"{what}; resume; use another model_dir, or allow it (--gin.train.allow_changes=True)"
+        )
+    say(f"{what}: allowed")
+    if set(changed) <= {"batch_size", "tokenizer"}:
+        return position  # of rows: the next one is the same
+    say("a position means nothing in other data: they are read from their start")
+    return batches.Position()
+
+
+def changed_settings(before: str, after: str) -> list[str]:
+    """Returns what differs between two gin texts, as lines of a diff; paths of runs are left out.
+
+    Example:
+      changed_settings("a.b = 1\nM = 2", "a.b = 3\nM = 2")   ["- a.b = 1", "+ a.b = 3"]
+    """
+    if not before or not after:
+        return []
+    texts = [
+        [
+            line
+            for line in text.splitlines()
+            if line.strip() and not line.startswith(("#", "import"))
+        ]
+        for text in (before, after)
+    ]
+    lines = list(difflib.unified_diff(texts[0], texts[1], n=0, lineterm=""))[2:]
+    told = [f"{line[0]} {line[1:]}" for line in lines if line[0] in "+-"]
+    return [line for line in told if "MODEL_DIR = " not in line]
+
+
+def _remembering(now: state.State, like: state.State, guard: guard_lib.Guard, saved: dict):
+    if not like.guard:
+        return now
+    place = lambda x, leaf: jax.device_put(x, leaf.sharding)  # noqa: E731
+    return now._replace(guard=jax.tree.map(place, guard_lib.from_json(guard, saved), like.guard))
 
 
 def facts(config: str, data: prepare.Data, vocabulary, model) -> dict:

@@ -1,31 +1,21 @@
 """A training run: assembles data, model, objective, optimizer and checkpoints, and loops."""
 
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from t5sft.data import batches as batches_lib
 from t5sft.data import converters, mixture, prepare
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
-from t5sft.train import (
-    checkpoint,
-    inputs,
-    loop,
-    metrics,
-    optim,
-    owner,
-    resume,
-    state,
-    stopping,
-)
+from t5sft.train import checkpoint, events, inputs, metrics, optim, owner, resume, rounds, state
+from t5sft.train import guard as guard_lib
 from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
 from t5sft.train.metrics import say
-
-BEST = "validation/loss"  # the metric that decides which step is best
 
 
 def train(
@@ -48,6 +38,10 @@ def train(
     eval_every: int = 0,
     save_every: int = 0,
     keep_last: int = 2,
+    guard: guard_lib.Guard = guard_lib.DEFAULT,
+    skip_batches: Sequence[guard_lib.Range] = (),
+    on_damage: Literal["error", "fallback"] = "error",
+    allow_changes: bool = False,
     config: str = "",
 ) -> dict:
     """Trains up to step `steps`, from the last checkpoint of `model_dir` if any; tells the result.
@@ -58,46 +52,57 @@ def train(
       pack: False gives every example its own row; mixing: sizes of tasks -> rates; None: SeqIO's.
       eval_every: steps between evaluations on "validation", also the last; 0: only the last.
       save_every: steps between checkpoints; the last step is always saved.
+      guard: what is done about a loss or gradient that is not finite, or a spike.
+      skip_batches: ranges ((first, last), ...) of batches never learnt; goes back before them.
+      on_damage: "fallback" goes on from the step before a damaged one.
+      allow_changes: resume with other data, tokenizer or batch size.
       mesh: sizes; None is all devices as data; config: the gin text, kept with checkpoints.
     """
     mesh = mesh_lib.resolve(mesh)
     step_lib.check_batch(batch_size, microbatches, mesh, rules)
     vocabulary = inputs.vocabulary(model, data, steps)
     directory = pathlib.Path(model_dir).expanduser()
+    every: dict = {"eval_every": eval_every, "save_every": save_every, "skips": skip_batches}
+    resuming = {"on_damage": on_damage, "allow_changes": allow_changes}
     with contextlib.ExitStack() as stack:
         stack.enter_context(owner.own(directory))
-        checkpoints = checkpoint.Checkpointer(directory, keep_last=keep_last, best_metric=BEST)
+        log = stack.enter_context(events.Events(directory))
+        keep = {"keep_last": keep_last, "best_metric": checkpoint.BEST}
+        checkpoints = checkpoint.Checkpointer(directory, **keep)
         stack.callback(checkpoints.close)
         origin = resume.find_start(init_from, model, vocabulary, checkpoints, directory)
         # A child process reads and tokenises while this one compiles.
         preparation = prepare.Preparation(data, model.layout, inputs.SPLITS[data.streaming :])
-        split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules}
-        program = _compile(model, data, objective, optimizer, batch_size, seed, **split_up)
+        split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules, "guard": guard}
+        with log.span("compile"):
+            program = _compile(model, data, objective, optimizer, batch_size, seed, **split_up)
         splits = preparation.result()
         options = {"batch_size": batch_size, "seed": seed, "pack": pack, "mixing": mixing}
         training, validation = inputs.batches(splits, data, model, vocabulary, **options)
         stack.callback(training.close)
-        now, position = resume.begin(model, optimizer, program, checkpoints, origin, seed, training)
-        start = int(now.step)
-        (directory / "config.gin").write_text(config)
-        hooks = hooks_lib.Hooks(
-            checkpoints=checkpoints,
-            program=program,
-            validation=validation,
-            writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
-            progress=stack.enter_context(metrics.Progress(steps, start=start, every=log_every)),
-            identity=training.identity(),
-            facts=resume.facts(config, data, vocabulary, model),
-        )
-        begun = time.perf_counter()
-        stream = batches_lib.stream(training, position, program.shardings)
-        stack.callback(stream.close)
-        asked = stack.enter_context(stopping.signals())
-        span = {"start": start, "total_steps": steps}
-        actions = hooks.actions(eval_every, save_every)
-        now = loop.run(program.update, now, stream, **span, hooks=actions, stop=asked)
-        hooks.finish(now)
-        return _summary(hooks, now, time.perf_counter() - begun, splits, directory)
+        facts = resume.facts(config, data, vocabulary, model)
+        whole = (model, optimizer, program, checkpoints, origin, seed, training)
+        begin = functools.partial(resume.begin, *whole, facts=facts, guard=guard, **resuming)
+        kept = {"checkpoints": checkpoints, "program": program, "validation": validation}
+        kept |= {"identity": training.identity(), "facts": facts, "events": log, "guard": guard}
+        make_hooks = functools.partial(_hooks, directory, steps, log_every, **kept)
+        clock = time.perf_counter()
+        hooks, now = rounds.run(begin, make_hooks, training, program, log, steps=steps, **every)
+        return _summary(hooks, now, time.perf_counter() - clock, splits, directory)
+
+
+def _hooks(directory, steps, log_every, begun: resume.Begin, stack, asked, **kept):
+    """Returns the hooks of a round, which goes on from `begun`."""
+    (directory / "config.gin").write_text(kept["facts"]["config"])
+    start = int(begun.state.step)
+    return hooks_lib.Hooks(
+        writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
+        progress=stack.enter_context(metrics.Progress(steps, start=start, every=log_every)),
+        skips=list(begun.skips),
+        unlearnt=list(begun.unlearnt),
+        asked=asked,
+        **kept,
+    )
 
 
 def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
@@ -130,10 +135,8 @@ def _summary(hooks, now, seconds: float, splits, directory) -> dict:
     if not counts["places"]:
         say(f"already at step {step}: nothing to train; {directory}")
     else:
-        say(
-            f"step {step} saved: validation loss {values['loss']:.4f}, {rate:,.0f} tokens/s, "
-            f"{padding:.1%} padding; {directory}"
-        )
+        loss = f"validation loss {values['loss']:.4f}" if values else "stopped before an evaluation"
+        say(f"step {step} saved: {loss}, {rate:,.0f} tokens/s, {padding:.1%} padding; {directory}")
     cards = [{k: v for k, v in split.card.items() if k != "tasks"} for split in splits]
     return {
         "step": step,

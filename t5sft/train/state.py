@@ -17,9 +17,10 @@ class State(NamedTuple):
     step: jax.Array  # [], int32: steps done
     params: Any
     opt_state: Any
+    guard: Any = ()  # what guard.Guard remembers, where the step itself judges batches
 
 
-def abstract(model, optimizer: optim.Optimizer, mesh, rules) -> State:
+def abstract(model, optimizer: optim.Optimizer, mesh, rules, guard=None) -> State:
     """Returns shapes and shardings of a state without making one; checks that they divide.
 
     An optimizer array of a parameter's shape lies as the parameter does; the others (Adafactor's
@@ -45,7 +46,10 @@ def abstract(model, optimizer: optim.Optimizer, mesh, rules) -> State:
         params,
         transform_non_params=lambda leaf: placed(leaf, replicated),
     )
-    return State(placed(jax.ShapeDtypeStruct((), jnp.int32), replicated), params, opt_state)
+    step = placed(jax.ShapeDtypeStruct((), jnp.int32), replicated)
+    memory = jax.eval_shape(guard.memory) if guard is not None and guard.is_in_step else ()
+    memory = jax.tree.map(lambda leaf: placed(leaf, replicated), memory)
+    return State(step, params, opt_state, memory)
 
 
 def shardings(state: State) -> State:

@@ -87,6 +87,7 @@ def make_update(
     batch_shapes,
     microbatches: int = 1,
     seed: int = 0,
+    guard=None,
 ):
     """Builds the jitted step (State, batch) -> (State, metrics); the state is donated.
 
@@ -97,6 +98,7 @@ def make_update(
       like: abstract state with shardings.
       batch_shapes: feature name -> ShapeDtypeStruct of the global batch.
       seed: of dropout; the key of a step is a function of (seed, step).
+      guard: a guard.Guard; where it judges in the step, a bad batch leaves no trace.
     """
 
     placed = state.shardings(like)
@@ -125,7 +127,16 @@ def make_update(
             "gradient_norm": (optax.tree.norm(gradient), one),
             "learning_rate": (jnp.asarray(optimizer.schedule(now.step), jnp.float32), one),
         }
-        return state.State(now.step + 1, params, opt_state), metrics
+        after = state.State(now.step + 1, params, opt_state)
+        if now.guard:
+            norm = metrics["gradient_norm"][0]
+            good, memory = guard.judge(now.guard, terms.loss / weight, norm, terms.weight)
+            after = jax.tree.map(
+                lambda new, old: jnp.where(good, new, old), after, now._replace(guard=())
+            )
+            after = after._replace(step=now.step + 1, guard=memory)
+            metrics["skipped"] = (memory["in_row"].astype(jnp.float32), one)
+        return after, metrics
 
     everywhere = NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.jit(
@@ -174,6 +185,7 @@ def build(
     seed: int,
     mesh,
     rules,
+    guard=None,
 ) -> Program:
     """Compiles the step of a run; no parameter is made yet. The evaluation compiles on first use.
 
@@ -182,10 +194,10 @@ def build(
     """
     (batch_size,) = {shape.shape[0] for shape in batch_shapes.values()}
     check_batch(batch_size, microbatches, mesh, rules)
-    like = state.abstract(model, optimizer, mesh, rules)
+    like = state.abstract(model, optimizer, mesh, rules, guard)
     placed = {"like": like, "mesh": mesh, "rules": rules, "batch_shapes": batch_shapes}
     update = make_update(
-        model, objective, optimizer, microbatches=microbatches, seed=seed, **placed
+        model, objective, optimizer, microbatches=microbatches, seed=seed, guard=guard, **placed
     )
     return Program(
         like,

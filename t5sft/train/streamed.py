@@ -129,13 +129,7 @@ class Reader:
         self.path = checkpoint.find(path)
         stored.verify(self.path, None)
         self.run = stored.read_json(self.path, "run")
-        metadata = json.loads((self.path / "params" / "_METADATA").read_text())
-        self._driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
-        names = [
-            tuple(key["key"] for key in entry["key_metadata"])
-            for entry in metadata["tree_metadata"].values()
-        ]
-        self._stores = {name: self._open(name) for name in names}
+        self._stores = open_arrays(self.path, "params")
 
     @property
     def leaves(self) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
@@ -153,7 +147,19 @@ class Reader:
         """Returns the shape of what is decoded at once."""
         return self._stores[name].chunk_layout.read_chunk.shape
 
-    def _open(self, name: tuple[str, ...]) -> ts.TensorStore:
-        files = {"driver": "file", "path": f"{self.path / 'params'}/"}
+
+def open_arrays(path: epath.Path, item: str) -> dict[tuple[str, ...], ts.TensorStore]:
+    """Returns the arrays of one item of a checkpoint, unread: path in its tree -> array."""
+    metadata = json.loads((path / item / "_METADATA").read_text())
+    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+
+    def opened(name: tuple[str, ...]) -> ts.TensorStore:
+        files = {"driver": "file", "path": f"{path / item}/"}
         kvstore = {"driver": "ocdbt", "base": files, "path": f"{_KEY.join(name)}/"}
-        return ts.open({"driver": self._driver, "kvstore": kvstore}, read=True).result()
+        return ts.open({"driver": driver, "kvstore": kvstore}, read=True).result()
+
+    names = [
+        tuple(key["key"] for key in entry["key_metadata"])
+        for entry in metadata["tree_metadata"].values()
+    ]
+    return {name: opened(name) for name in names}

@@ -52,14 +52,16 @@ def mesh(name: str):
     return mesh_lib.make_mesh(**sizes, devices=jax.devices()[:num])
 
 
-def build(model, objective, optimizer, *, mesh, rules, batch_shapes, microbatches, seed):
+def build(
+    model, objective, optimizer, *, mesh, rules, batch_shapes, microbatches, seed, guard=None
+):
     """`step.build`, compiled with the options of `quickly`."""
     (batch_size,) = {shape.shape[0] for shape in batch_shapes.values()}
     step.check_batch(batch_size, microbatches, mesh, rules)
-    like = state.abstract(model, optimizer, mesh, rules)
+    like = state.abstract(model, optimizer, mesh, rules, guard)
     placed = {"like": like, "mesh": mesh, "rules": rules, "batch_shapes": batch_shapes}
     update = step.make_update(
-        model, objective, optimizer, microbatches=microbatches, seed=seed, **placed
+        model, objective, optimizer, microbatches=microbatches, seed=seed, guard=guard, **placed
     )
     evaluate = step.make_evaluate(model, objective, **placed)
     return step.Program(

@@ -9,7 +9,7 @@ class Batch(NamedTuple):
     arrays: int
 
 
-def walk(start, total, *, stop=lambda: False, hooks=None):
+def walk(start, total, *, stop=lambda step: False, hooks=None):
     """Runs a loop that counts; returns its last state, the calls of the hook, batches drawn."""
     calls, drawn = [], []
 
@@ -52,7 +52,7 @@ def test_goes_on_from_a_step_and_draws_no_batch_too_many():
 
 def test_stop_finishes_the_step_and_its_hooks():
     answers = iter([False, True])
-    last, calls, drawn = walk(0, 9, stop=lambda: next(answers))
+    last, calls, drawn = walk(0, 9, stop=lambda step: next(answers))
     assert last == (0, 1) and len(calls) == 2 and drawn == [0, 1]
 
 

@@ -18,9 +18,10 @@ import pytest
 from golden import stream
 
 from t5sft import errors
+from t5sft.data import batches as batches_lib
 from t5sft.data import mixture, prepare, vocab
 from t5sft.models import t5
-from t5sft.train import checkpoint, exchange, inputs, metrics, optim, run, start, state
+from t5sft.train import checkpoint, exchange, inputs, loop, metrics, optim, run, start, state
 
 SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
 MODEL = t5.T5(num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.1, **SIZES)
@@ -143,7 +144,7 @@ def test_examples_of_an_epoch_are_seen_once_each(data, whole):
     splits = prepare.Preparation(data, MODEL.layout, inputs.SPLITS).result()
     vocabulary = vocab.load(data.vocabulary)
     batches, _ = inputs.batches(splits, data, MODEL, vocabulary, batch_size=4, seed=0)
-    rows, position = [], run.batches_lib.Position()
+    rows, position = [], batches_lib.Position()
     for _ in range(LAST):
         more, position = batches.batch_rows(position)
         rows += more
@@ -152,23 +153,26 @@ def test_examples_of_an_epoch_are_seen_once_each(data, whole):
     assert len(seen) > 40 and max(map(len, rows)) > 1
 
 
-def test_sigterm_finishes_the_step_and_saves(data, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(data, whole, tmp_path, monkeypatch, capfd, number):
     def terminating(*arguments, **options):
         program = build(*arguments, **options)
 
         def update(now, batch):
             now, sums = program.update(now, batch)
             if int(now.step) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return now, sums
 
         return program._replace(update=update)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(run.step_lib, "build", terminating)
         assert train(data, tmp_path)["step"] == 3
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+    told = capfd.readouterr().err
+    assert f"{number.name}: finishing the step" in told and "step 3 saved" in told
     assert steps(tmp_path) == [3]
     train(data, tmp_path)
     assert train_lines(tmp_path) == train_lines(whole)
@@ -189,8 +193,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_unsaved(data, whole, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(run.step_lib, "build", exploding)
-        with pytest.raises(errors.NonFiniteError, match="loss is nan; step 3"):
+        with pytest.raises(errors.NonFiniteError, match="loss is nan; step 3") as raised:
             train(data, tmp_path, save_every=1)
+    told = str(raised.value)
+    assert re.search(r"batch 2: examples toy_\w+ \d+, .*the last good step is 2; look", told), told
+    assert "skip_batches='((2, 3),)'" in told and raised.value.exit_code == 4
     assert steps(tmp_path) == [1, 2]
     assert not (tmp_path / "owner.json").exists()
     train(data, tmp_path, save_every=5)  # and goes on from the step before
@@ -205,7 +212,7 @@ def test_no_thread_outlives_a_run(data, tmp_path, monkeypatch):
 
     train(data, tmp_path, steps=1, eval_every=0)
     assert "batches" not in names()
-    monkeypatch.setattr(run.loop, "run", lambda update, now, batches, **_: next(batches) and 1 / 0)
+    monkeypatch.setattr(loop, "run", lambda update, now, batches, **_: next(batches) and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(data, tmp_path, steps=2, eval_every=0)
     assert "batches" not in names()
@@ -239,7 +246,7 @@ def test_a_finished_run_has_nothing_to_do(data, whole, capfd):
         ({"seed": 1}, "seed"),
         ({"batch_size": 8}, "batch_size"),
         ({"pack": False}, "pack"),
-        ({"data": "lines"}, "data"),
+        ({"data": "lines"}, "data, template"),
         ({"seed": 1, "pack": False}, "seed, pack"),
     ],
 )

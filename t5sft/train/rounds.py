@@ -1,0 +1,72 @@
+"""The rounds of a run: from a checkpoint to its end, or to a bad batch and back once more."""
+
+import contextlib
+from collections.abc import Callable
+
+from t5sft import errors
+from t5sft.data import batches
+from t5sft.train import guard, loop, stopping
+from t5sft.train.metrics import say
+
+
+def run(
+    begin: Callable,
+    make_hooks: Callable,
+    training: batches.Batches,
+    program,
+    log,
+    *,
+    steps: int,
+    skips,
+    eval_every: int,
+    save_every: int,
+):
+    """Trains up to step `steps`; returns the hooks of the last round and the last state.
+
+    Args:
+      begin: ranges of batches to leave out -> resume.Begin.
+      make_hooks: (Begin, ExitStack, asked) -> hooks.Hooks.
+      log: events.Events.
+      skips: ranges to leave out from the start.
+
+    Raises:
+      NonFiniteError: bad batches came again after all the rewinds that the guard makes.
+    """
+    left_out = guard.check_ranges(skips)
+    rewinds = 0
+    while True:
+        with contextlib.ExitStack() as stack:
+            with log.restoring():
+                begun = begin(left_out)
+                start = int(begun.state.step)
+                log.resume(start, again=rewinds > 0)
+            asked = stack.enter_context(stopping.signals())
+            hooks = make_hooks(begun, stack, asked.is_asked)
+            where = {"number": begun.batch, "skips": begun.skips}
+            stream = batches.stream(training, begun.position, program.shardings, **where)
+            stack.callback(stream.close)
+            now, begun = begun.state, None  # it would keep the first state alive
+            try:
+                now = loop.run(
+                    program.update,
+                    now,
+                    log.batches(stream),
+                    start=start,
+                    total_steps=steps,
+                    hooks=hooks.actions(eval_every, save_every),
+                    stop=asked,
+                )
+                hooks.finish(now)
+                return hooks, now
+            except guard.Rewind as error:
+                message, more = str(error), error.skip
+        del now
+        if rewinds == hooks.guard.most_rewinds:
+            raise errors.NonFiniteError(
+                f"{message}: bad again after {rewinds} rewinds; lower the learning rate, or look "
+                "at the data; Guard.most_rewinds"
+            )
+        rewinds += 1
+        left_out = [*left_out, more]
+        hooks.checkpoints.wait()
+        say(f"{message}: going back; batches {more[0]} to {more[1] - 1} are left out")

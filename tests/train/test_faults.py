@@ -1,0 +1,239 @@
+"""What the world does to a run, and that nothing is lost: bad batches, damage, full disks."""
+
+import functools
+import json
+import math
+import re
+import resource
+import shutil
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_run import (  # noqa: F401  fixtures
+    LAST,
+    MODEL,
+    as_compiled,
+    assert_same_end,
+    build,
+    data,
+    hurry,
+    lines,
+    run,
+    saved,
+    steps,
+    train,
+    train_lines,
+    whole,
+)
+
+from t5sft import errors
+from t5sft.data import batches as batches_lib
+from t5sft.data import prepare, vocab
+from t5sft.objectives import sft
+from t5sft.train import checkpoint, events, goodput, guard, inputs, stopping
+
+BAD = 3  # the batch that `poisoned` spoils
+
+
+def batch_rows(data, number):  # noqa: F811
+    splits = prepare.Preparation(data, MODEL.layout, inputs.SPLITS).result()
+    loaded = vocab.load(data.vocabulary)
+    training, _ = inputs.batches(splits, data, MODEL, loaded, batch_size=4, seed=0)
+    position = batches_lib.Position()
+    for _ in range(number + 1):
+        rows, position = training.batch_rows(position)
+    return training.convert(rows)
+
+
+@functools.cache
+def poison(total):
+    """SFT, but NaN for the batch whose targets add up to `total`."""
+
+    def objective(model, params, batch, key):
+        terms = sft.sft(model, params, batch, key)
+        is_bad = batch["decoder_target_tokens"].sum() == total
+        return terms._replace(loss=terms.loss * jnp.where(is_bad, jnp.nan, 1.0))
+
+    return objective
+
+
+@pytest.fixture(scope="module")
+def poisoned(data):  # noqa: F811
+    return poison(int(batch_rows(data, BAD)["decoder_target_tokens"].sum()))
+
+
+def position(directory, step):
+    return json.loads((directory / f"checkpoints/{step}/data/data.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_bad_batch_is_skipped_and_a_restart_knows_it(data, poisoned, tmp_path, capfd):  # noqa: F811
+    options = {"objective": poisoned, "guard": guard.Guard(action="skip"), "save_every": 2}
+    train(data, tmp_path / "whole", **options)
+    told = capfd.readouterr().err
+    assert re.search(r"loss is nan, gradient_norm is nan; step 4: batch 3 left no trace", told)
+    assert position(tmp_path / "whole", LAST)["unlearnt"] == [BAD]
+    values = train_lines(tmp_path / "whole")
+    assert math.isnan(values[4].get("loss", math.nan)) and values[4]["skipped"] == 1
+    train(data, tmp_path / "cut", steps=4, **options)
+    train(data, tmp_path / "cut", **options)
+    assert_same_end(tmp_path / "cut", tmp_path / "whole")
+    assert position(tmp_path / "cut", LAST)["batch"] == LAST
+
+
+@pytest.mark.slow
+def test_rewinding_is_the_run_without_that_batch(data, poisoned, tmp_path, capfd):  # noqa: F811
+    """Back to step 2, on with the batches but the bad one; a restart leaves it out, too."""
+    options = {"objective": poisoned, "save_every": 2}
+    train(data, tmp_path / "without", skip_batches=((BAD, BAD + 1),), **options)
+    back = options | {"guard": guard.Guard(action="rewind")}
+    train(data, tmp_path / "back", **back)
+    told = capfd.readouterr().err
+    assert "going back; batches 3 to 3 are left out" in told and "resuming at step 2" in told
+    assert_same_end(tmp_path / "back", tmp_path / "without")
+    assert train_lines(tmp_path / "back") == train_lines(tmp_path / "without")
+    where = position(tmp_path / "back", LAST)
+    assert where["skips"] == [[BAD, BAD + 1]] and where["batch"] == LAST + 1
+    train(data, tmp_path / "cut", steps=6, **back)
+    train(data, tmp_path / "cut", **back)  # `skips` come from the checkpoint
+    assert_same_end(tmp_path / "cut", tmp_path / "without")
+    lost = goodput.add_up(events.read(tmp_path / "back"))
+    assert lost["step"] == LAST and lost["attempts"] == 1
+
+
+def test_batches_left_out_by_hand_take_a_run_back_before_them(data, whole, tmp_path):  # noqa: F811
+    """PaLM's remedy: from step 5 once more, without batches 6 and 7."""
+    shutil.copytree(whole, tmp_path / "run")
+    train(data, tmp_path / "run", skip_batches=((6, 8),))
+    train(data, tmp_path / "fresh", skip_batches=((6, 8),))
+    assert_same_end(tmp_path / "run", tmp_path / "fresh")
+    before = lines(tmp_path / "run")
+    train(data, tmp_path / "run", skip_batches=((6, 8),))  # done: it does not go back again
+    assert lines(tmp_path / "run") == before
+    with pytest.raises(errors.ConfigError, match="every checkpoint has learnt batches of"):
+        train(data, tmp_path / "run", skip_batches=((1, 2),))
+
+
+def damage(directory, step):
+    victim = max((directory / f"checkpoints/{step}").rglob("d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    return victim.name
+
+
+def test_a_damaged_step_is_refused_or_passed_over_when_asked(data, whole, tmp_path, capfd):  # noqa: F811
+    shutil.copytree(whole, tmp_path / "run")
+    name = damage(tmp_path / "run", LAST)
+    with pytest.raises(errors.CheckpointError, match=name) as raised:
+        train(data, tmp_path / "run")
+    assert raised.value.exit_code == 5
+    train(data, tmp_path / "run", on_damage="fallback")
+    assert "going back to the step before" in (told := capfd.readouterr().err)
+    assert "resuming at step 5" in told
+    assert_same_end(tmp_path / "run", whole)  # the damaged one was replaced
+    assert train_lines(tmp_path / "run") == train_lines(whole)
+
+
+def test_changed_settings_are_shown_and_win(data, tmp_path, capfd):  # noqa: F811
+    train(data, tmp_path, steps=2, eval_every=0, config="adamw.b1 = 0.9\nSTEPS = 2\n")
+    capfd.readouterr()
+    train(data, tmp_path, steps=3, eval_every=0, config="adamw.b1 = 0.8\nSTEPS = 3\n")
+    told = capfd.readouterr().err
+    assert "resuming at step 2\n  - adamw.b1 = 0.9\n  - STEPS = 2\n  + adamw.b1 = 0.8\n" in told
+    assert (tmp_path / "config.gin").read_text().startswith("adamw.b1 = 0.8")
+
+
+@pytest.mark.slow
+def test_other_data_are_allowed_when_asked(data, whole, tmp_path, capfd):  # noqa: F811
+    shutil.copytree(whole, tmp_path / "run")
+    train(data, tmp_path / "run", steps=12, seed=1, allow_changes=True, eval_every=0)
+    assert "(seed): step 10 was trained with [0], now [1]: allowed" in capfd.readouterr().err
+    assert position(tmp_path / "run", 12)["seed"] == 1
+
+
+def test_a_second_signal_stops_at_once(monkeypatch, capfd):
+    killed = []
+    monkeypatch.setattr(stopping.os, "kill", lambda *arguments: killed.append(arguments[1]))
+    monkeypatch.setattr(stopping.signal, "signal", lambda *_: None)
+    stop = stopping.Stop()
+    stop.handle(signal.SIGTERM, None)
+    assert stop(1) and stop.is_asked() and not killed
+    stop.handle(signal.SIGTERM, None)
+    assert killed == [signal.SIGTERM]
+
+
+def test_a_signal_while_it_evaluates_gives_the_evaluation_up(data, tmp_path, monkeypatch):  # noqa: F811
+    """The bound of stopping is a step and a save, however long an evaluation takes."""
+    usual = build(MODEL, sft.sft, run_optimizer(), **as_compiled())
+    measured = []
+
+    def evaluate(params, arrays):
+        measured.append(1)
+        signal.raise_signal(signal.SIGTERM)
+        return usual.evaluate(params, arrays)
+
+    monkeypatch.setattr(run.step_lib, "build", lambda *_, **__: usual._replace(evaluate=evaluate))
+    summary = train(data, tmp_path, eval_every=3)
+    assert summary["step"] == 3 and steps(tmp_path) == [3] and len(measured) == 1
+    assert summary["validation"] == {} and not [x for x in lines(tmp_path) if x["split"] != "train"]
+
+
+def run_optimizer():
+    from test_run import OPTIMIZER
+
+    return OPTIMIZER
+
+
+def test_a_file_that_may_not_grow_leaves_the_last_good_step(data, whole, tmp_path):  # noqa: F811
+    """RLIMIT_FSIZE stands for a quota; the write in the background fails, and that is noticed."""
+    shutil.copytree(whole, tmp_path / "run")
+    made = checkpoint.Checkpointer(tmp_path / "run", keep_last=9)
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.standard_normal((512, 1024), np.float32))}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, hard))
+        with pytest.raises(errors.StorageError, match="step 12 could not be written") as raised:
+            made.save(12, params=params, opt_state={}, position={}, run={})
+            made.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        made.close()
+    assert raised.value.exit_code == 6
+    assert steps(tmp_path / "run") == [5, LAST]
+    checkpoint.Checkpointer(tmp_path / "run").close()
+    left = [p.name for p in (tmp_path / "run/checkpoints").iterdir()]
+    assert sorted(left) in (["10", "5"], ["10", "5", "best.json"])  # no litter
+    saved(tmp_path / "run", LAST)
+
+
+def test_events_of_a_run_and_its_restart(data, tmp_path):  # noqa: F811
+    train(data, tmp_path, steps=4, save_every=2)
+    train(data, tmp_path, steps=6, save_every=2)
+    found = events.read(tmp_path)
+    kinds = [x["event"] for x in found]
+    assert kinds[0] == "start" and kinds.count("stop") == 2 and kinds.count("compile") == 2
+    assert [x["step"] for x in found if x["event"] == "restart"] == [4]
+    assert {"step", "save", "evaluate"} <= set(kinds)
+    told = goodput.add_up(found)
+    assert told["step"] == 6 and told["lost_steps"] == 0 and 0 < told["goodput"] < 1
+
+
+def test_an_evaluation_is_the_same_to_the_bit_and_knows_no_dropout(data, whole):  # noqa: F811
+    """Bug class 24; and the sums are all that an evaluation keeps (class 22)."""
+    assert MODEL.dropout_rate > 0
+    found = {x["step"]: x["values"] for x in lines(whole) if x["split"] == "validation"}
+    program = build(MODEL, sft.sft, run_optimizer(), **as_compiled())
+    (params, _), _ = saved(whole, LAST)
+    splits = prepare.Preparation(data, MODEL.layout, inputs.SPLITS).result()
+    loaded = vocab.load(data.vocabulary)
+    _, held_out = inputs.batches(splits, data, MODEL, loaded, batch_size=4, seed=0)
+    for _ in range(2):
+        total = np.zeros(2)
+        for rows in held_out.once():
+            arrays = batches_lib.place(held_out, rows, program.shardings)
+            total += [float(x) for x in program.evaluate(params, arrays)["loss"]]
+        assert total[0] / total[1] == pytest.approx(found[LAST]["loss"], rel=1e-7)
