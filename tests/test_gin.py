@@ -5,7 +5,7 @@ import shutil
 import pytest
 from convert import written
 
-from t5sft import errors, launch, paths
+from t5sft import errors, launch, paths, verbs
 
 TOP = paths.folder("gin").parent
 FILES = [path.relative_to(TOP).as_posix() for path in sorted(TOP.glob("gin/**/*.gin"))]
@@ -30,7 +30,7 @@ def test_every_file_opens_with_what_it_is(name):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("verb", list(launch.ROOTS))
 def test_every_recipe_resolves(name, verb):
-    launch.resolve(verb, [name], macros=MODEL_DIR)
+    launch.resolve(verb, [name], macros=MODEL_DIR, arguments=verbs.VERBS[verb].positional)
 
 
 @pytest.mark.parametrize("name", RECIPES)

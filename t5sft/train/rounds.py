@@ -37,7 +37,7 @@ def run(
     while True:
         with contextlib.ExitStack() as stack:
             with log.restoring():
-                begun = begin(left_out)
+                begun = begin(skips=left_out)
                 start = int(begun.state.step)
                 log.resume(start, again=rewinds > 0)
             asked = stack.enter_context(stopping.signals())

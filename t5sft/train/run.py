@@ -52,9 +52,8 @@ def train(
       pack: False gives every example its own row; mixing: sizes of tasks -> rates; None: SeqIO's.
       eval_every: steps between evaluations on "validation", also the last; 0: only the last.
       save_every: steps between checkpoints; the last step is always saved.
-      guard: what is done about a loss or gradient that is not finite, or a spike.
+      guard: of bad batches; on_damage: "fallback" goes on from the step before a damaged one.
       skip_batches: ranges ((first, last), ...) of batches never learnt; goes back before them.
-      on_damage: "fallback" goes on from the step before a damaged one.
       allow_changes: resume with other data, tokenizer or batch size.
       mesh: sizes; None is all devices as data; config: the gin text, kept with checkpoints.
     """
@@ -63,11 +62,11 @@ def train(
     vocabulary = inputs.vocabulary(model, data, steps)
     directory = pathlib.Path(model_dir).expanduser()
     every: dict = {"eval_every": eval_every, "save_every": save_every, "skips": skip_batches}
-    resuming = {"on_damage": on_damage, "allow_changes": allow_changes}
+    resuming: dict = {"on_damage": on_damage, "allow_changes": allow_changes}
     with contextlib.ExitStack() as stack:
         stack.enter_context(owner.own(directory))
         log = stack.enter_context(events.Events(directory))
-        keep = {"keep_last": keep_last, "best_metric": checkpoint.BEST}
+        keep: dict = {"keep_last": keep_last, "best_metric": checkpoint.BEST}
         checkpoints = checkpoint.Checkpointer(directory, **keep)
         stack.callback(checkpoints.close)
         origin = resume.find_start(init_from, model, vocabulary, checkpoints, directory)

@@ -21,7 +21,7 @@ from t5sft import errors
 from t5sft.data import batches as batches_lib
 from t5sft.data import mixture, prepare, vocab
 from t5sft.models import t5
-from t5sft.train import checkpoint, exchange, inputs, loop, metrics, optim, run, start, state
+from t5sft.train import checkpoint, exchange, guard, inputs, loop, metrics, optim, run, start, state
 
 SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
 MODEL = t5.T5(num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.1, **SIZES)
@@ -272,6 +272,7 @@ def as_compiled():
         "seed": 0,
         "mesh": stream.mesh("2x2"),
         "rules": run.rules_lib.DEFAULT_RULES,
+        "guard": guard.DEFAULT,
     }
 
 
