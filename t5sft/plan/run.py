@@ -10,6 +10,7 @@ from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.plan import measure, report
+from t5sft.plan import search as search_lib
 from t5sft.plan import topology as topology_lib
 from t5sft.train import optim
 
@@ -65,4 +66,9 @@ def plan(
     print(f"compiling for {place} ...", file=sys.stderr, flush=True)
     planned = measure.plan(recipe, place, hlo_file=hlo)
     print(report.text(planned))
-    return planned.to_json()
+    told = planned.to_json()
+    if search:
+        found = search_lib.search(recipe, place, planned, max_compiles)
+        print(f"\n{search_lib.text(found)}")
+        told["search"] = search_lib.to_json(found)
+    return told

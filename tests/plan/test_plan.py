@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t5sft import cli, errors
+from t5sft import cli, errors, launch
 from t5sft.data import prepare
 from t5sft.models import decoder
 from t5sft.parallel import mesh as mesh_lib
@@ -74,3 +74,25 @@ def test_from_the_command_line(capfd):
     told = json.loads(capfd.readouterr().out)
     assert told.keys() >= FIELDS
     assert told["topology"] == "cpu-2" and told["memory"]["fits"]
+
+
+def test_search_lists_what_fits_and_its_gin_lines_are_gin(capsys, tmp_path):
+    """A wider model on 4 devices: the table is sorted, and the pasted lines make that setting."""
+    found = run.plan(**recipe(topology="cpu-4", search=True, max_compiles=2))["search"]
+    assert len(found) == 3
+    times = [one["step_seconds"]["predicted"] for one in found]
+    assert times == sorted(times)
+    settings = {(str(one["mesh"]), one["microbatches"], one["remat"]) for one in found}
+    assert len(settings) == 3
+    assert "settings that fit, fastest first" in capsys.readouterr().out
+    best = found[0]
+    pasted = tmp_path / "best.gin"
+    top = "from __gin__ import dynamic_registration\n"
+    included = "include 'gin/recipes/quickstart_decoder.gin'\n"
+    pasted.write_text(f"{top}{included}{best['gin']}\n")
+    configuration = launch.resolve("plan", [str(pasted)])
+    _, bound = launch.bind(configuration)
+    assert bound["model"].remat == best["remat"]
+    assert bound["microbatches"] == best["microbatches"]
+    sizes = {axis: size for axis, size in vars(bound["mesh"]).items() if size > 1}
+    assert sizes == best["mesh"]
