@@ -17,17 +17,17 @@ class Product(NamedTuple):
       counted: what the number in a name counts per chip: its TensorCores, or 1 for the chip.
       max_chips: of the largest slice.
       network_bandwidth: bytes/s per chip to other slices, over the data center's network.
+      devices: that JAX sees per chip.
+      options: for the compiler's description of its topologies. JAX joins the two cores of a v4
+        chip to one device; libtpu has to be told.
     """
 
     chip: chips.Chip
     counted: int
     max_chips: int
     network_bandwidth: float
-
-    @property
-    def devices(self) -> int:
-        """Devices that JAX sees per chip."""
-        return self.chip.cores
+    devices: int = 1
+    options: tuple[tuple[str, str], ...] = ()
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Returns the slices that exist, smallest first; of one size the most compact first."""
@@ -51,11 +51,11 @@ class Product(NamedTuple):
 PRODUCTS = {
     product.chip.name: product
     for product in (
-        Product(chips.CHIPS["v4"], 2, 4096, 6.25e9),
+        Product(chips.CHIPS["v4"], 2, 4096, 6.25e9, 1, (("chip_config_name", "megacore"),)),
         Product(chips.CHIPS["v5e"], 1, 256, 3.125e9),
         Product(chips.CHIPS["v5p"], 2, 6144, 6.25e9),
         Product(chips.CHIPS["v6e"], 1, 256, 12.5e9),
-        Product(chips.CHIPS["tpu7x"], 2, 9216, 12.5e9),
+        Product(chips.CHIPS["tpu7x"], 2, 9216, 12.5e9, 2),
     )
 }
 # Fake devices of this machine, to try a plan where nothing of TPUs is installed; rates made up.

@@ -173,7 +173,9 @@ def _described(topology: Topology) -> tuple:
         )
     shape = "x".join(map(str, topology.shape))
     name = f"{topology.chip.name}:{shape}"
-    options = {} if topology.num_slices == 1 else {"num_slices": topology.num_slices}
+    options: dict = dict(topology.product.options)
+    if topology.num_slices > 1:
+        options["num_slices"] = topology.num_slices
     described = topologies.get_topology_desc(name, "tpu", **options)
     if len(described.devices) != topology.num_devices:
         raise RuntimeError(f"{name} has {len(described.devices)} devices, not as we know it")

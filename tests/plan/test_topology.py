@@ -11,8 +11,8 @@ from t5sft.plan import slices, topology
 @pytest.mark.parametrize(
     "name, shape, num_chips, num_devices",
     [
-        ("v4-8", (2, 2, 1), 4, 8),
-        ("v4-512", (4, 8, 8), 256, 512),
+        ("v4-8", (2, 2, 1), 4, 4),
+        ("v4-512", (4, 8, 8), 256, 256),
         ("v5e-1", (1, 1), 1, 1),
         ("v5e-16", (4, 4), 16, 16),
         ("v5litepod-16", (4, 4), 16, 16),
