@@ -35,21 +35,21 @@ def _memory(plan, told) -> list[str]:
         ("in place of arguments", memory.alias),
         ("peak", memory.peak),
     ]
-    lines = ["memory per device, GB"]
-    lines += [f"  {name:24}{value / GB:10.2f}" for name, value in rows if value is not None]
+    lines = ["memory per device"]
+    lines += [f"  {name:24}{amount(value):>10}B" for name, value in rows if value is not None]
     verdict = "fits" if memory.fits else "does NOT fit"
-    return [*lines, f"  {verdict + ' into':24}{room / GB:10.2f}"]
+    return [*lines, f"  {verdict + ' into':24}{amount(room):>10}B"]
 
 
 def _work(plan, told) -> list[str]:
     counts, work = plan.counts, told["flops_per_step"]
     lines = [
         "per device and step",
-        f"  {'model, TFLOP':24}{work['analytic'] / 1e12:10.2f}",
-        f"  {'matrix products, TFLOP':24}{work['hlo'] / 1e12:10.2f}",
-        f"  {'kernels, TFLOP':24}{work['kernels'] / 1e12:10.2f}",
-        f"  {'through HBM, GB':24}{counts.hbm_bytes / GB:10.2f}   (estimate)",
-        f"  {'on the wire, GB':24}{counts.wire_bytes / GB:10.2f}",
+        f"  {'model':24}{amount(work['analytic']):>10}FLOP",
+        f"  {'matrix products':24}{amount(work['hlo']):>10}FLOP",
+        f"  {'kernels':24}{amount(work['kernels']):>10}FLOP",
+        f"  {'through HBM (estimate)':24}{amount(counts.hbm_bytes):>10}B",
+        f"  {'on the wire':24}{amount(counts.wire_bytes):>10}B",
     ]
     if counts.undeclared_kernels:
         lines.append(f"  {counts.undeclared_kernels} kernel calls declare no FLOPs: not counted")
@@ -59,9 +59,9 @@ def _work(plan, told) -> list[str]:
 
 
 def _collectives(plan) -> list[str]:
-    rows = [("collective", "axis", "count", "GB")]
+    rows = [("collective", "axis", "count", "on the wire")]
     rows += [
-        (c.kind, c.axis, f"{c.count:,}", f"{c.wire_bytes_per_chip / GB:.3f}")
+        (c.kind, c.axis, f"{c.count:,}", f"{amount(c.wire_bytes_per_chip)}B")
         for c in sorted(plan.counts.collectives, key=lambda c: -c.wire_bytes_per_chip)
     ]
     return table(rows)
@@ -71,17 +71,28 @@ def _time(plan, told) -> list[str]:
     seconds = told["step_seconds"]
     names = {"compute": "compute", "hbm": "HBM", "ici": "interconnect", "dcn": "between slices"}
     lines = [
-        f"{name:24}{seconds[key] * 1000:12.1f} ms"
+        "a step",
+    ]
+    lines += [
+        f"  {name:24}{amount(seconds[key]):>10}s"
         for key, name in names.items()
         if key != "dcn" or plan.place.num_slices > 1
     ]
     return [
         *lines,
-        f"{'step, at least':24}{seconds['predicted'] * 1000:12.1f} ms   "
+        f"  {'step, at least':24}{amount(seconds['predicted']):>10}s   "
         f"(bound by {names[told['bound']]}; {told['mfu']:.0%} MFU)",
-        f"{'tokens/s per chip':24}{told['tokens_per_second_per_chip']:12,.0f}",
-        f"{told['steps']:,} steps: {told['hours']:.2f} h, {told['chip_hours']:,.0f} chip-hours",
+        f"  {'tokens/s per chip':24}{told['tokens_per_second_per_chip']:10,.0f}",
+        f"  {told['steps']:,} steps: {told['hours']:.2f} h, {told['chip_hours']:,.1f} chip-hours",
     ]
+
+
+def amount(value: float) -> str:
+    """Writes a number with a prefix of its unit: 1.23e9 as "1.23 G", 0.0456 as "45.6 m"."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value * 1e6:.3g} u"
 
 
 def table(rows: Iterable[tuple[Any, ...]]) -> list[str]:

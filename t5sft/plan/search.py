@@ -70,19 +70,18 @@ def describe(recipe: measure.Recipe) -> list[str]:
     return [f"mesh {mesh or 'data'}", f"{recipe.microbatches} microbatches", recipe.model.remat]
 
 
-def gin(recipe: measure.Recipe) -> str:
-    """Returns a setting as the lines of a gin file, to stand below its includes."""
-    kind = type(recipe.model)
-    module = kind.__module__.rpartition(".")[2]
-    sizes = vars(recipe.mesh) if recipe.mesh else {}
+def gin(plan: measure.Plan) -> str:
+    """Returns a plan's setting as the lines of a gin file, to stand below its includes."""
+    kind = type(plan.recipe.model)
+    package, _, module = kind.__module__.rpartition(".")
     return "\n".join(
         [
-            f"from {kind.__module__.rpartition('.')[0]} import {module}",
+            f"from {package} import {module}",
             "from t5sft.parallel import mesh",
-            f"{module}.{kind.__name__}.remat = {recipe.model.remat!r}",
-            *(f"mesh.MeshSpec.{axis} = {size}" for axis, size in sizes.items()),
-            "MESH = @mesh.MeshSpec()" if sizes else "MESH = None",
-            f"MICROBATCHES = {recipe.microbatches}",
+            f"{module}.{kind.__name__}.remat = {plan.recipe.model.remat!r}",
+            *(f"mesh.MeshSpec.{axis} = {size}" for axis, size in plan.mesh.shape.items()),
+            "MESH = @mesh.MeshSpec()",
+            f"MICROBATCHES = {plan.recipe.microbatches}",
         ]
     )
 
@@ -110,7 +109,7 @@ def text(plans: list[measure.Plan]) -> str:
             )
         )
     lines = ["settings that fit, fastest first", *report.table(rows)]
-    return "\n".join([*lines, "", "the first as gin:", gin(plans[0].recipe)])
+    return "\n".join([*lines, "", "the first as gin:", gin(plans[0])])
 
 
 def to_json(plans: list[measure.Plan]) -> list[dict[str, Any]]:
@@ -120,7 +119,7 @@ def to_json(plans: list[measure.Plan]) -> list[dict[str, Any]]:
             **plan.to_json(),
             "microbatches": plan.recipe.microbatches,
             "remat": plan.recipe.model.remat,
-            "gin": gin(plan.recipe),
+            "gin": gin(plan),
         }
         for plan in plans
     ]

@@ -38,14 +38,15 @@ def test_a_recipe_on_eight_fake_devices(capsys):
     assert got["num_devices"] == 8 and got["mesh"] == {"fsdp": 8}
     memory, n = got["memory"], got["num_parameters"]
     assert memory.keys() >= {"argument", "temp", "output", "alias", "peak", "fits"}
-    norms = 32 * (2 * 3 + 1)  # also split over fsdp
-    assert memory["parameters"] == n * 4 // 8 and norms
+    norms = 32 * (2 * 3 + 1)  # on every device
+    assert memory["parameters"] == 4 * ((n - norms) // 8 + norms)
     assert memory["alias"] == memory["parameters"] + memory["optimizer"] + 4
     flops = got["flops_per_step"]
     assert flops["analytic"] <= flops["hlo"] <= 1.2 * flops["analytic"]  # whole squares of scores
     assert {c["axis"] for c in got["collectives"]} == {"fsdp"}
     gathered = sum(c["wire_bytes_per_chip"] for c in got["collectives"])
-    assert got["wire_bytes_per_chip"] == gathered > 2 * n * 4 * 7 / 8
+    assert got["wire_bytes_per_chip"] == gathered
+    assert 1.5 < gathered / (n * 4 * 7 / 8) < 3  # gathered, perhaps twice, and scattered
     seconds = got["step_seconds"]
     assert seconds["predicted"] == max(seconds[name] for name in ("compute", "hbm", "ici"))
     assert got["tokens_per_second_per_chip"] * seconds["predicted"] == pytest.approx(16)
