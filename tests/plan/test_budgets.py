@@ -1,7 +1,7 @@
 """What the recipes of the budgets may need at most, plus 2 %.
 
-In budgets.json "source" tells where a figure is from: "measured" by this compiler on this code; else
-what a peer's own step needs on the same topology, or the chip's memory; null: no limit.
+In budgets.json "source" tells where a figure is from: "measured" by this compiler on this code;
+else what a peer's own step needs on the same topology, or the chip's memory; null: no limit.
 """
 
 import importlib.metadata
