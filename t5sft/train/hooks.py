@@ -161,4 +161,6 @@ class Hooks:
 
     def _write(self, values: dict | None):
         if values is not None:
-            self.writer.write(values.pop("step"), "train", values | self.times.figures())
+            self.writer.write(
+                values.pop("step"), "train", values | self.times.figures(self.program.peak_seconds)
+            )

@@ -73,6 +73,7 @@ class Times:
         self._line = processes.current()
         self._begun = clock()
         self._waited, self._steps = 0.0, 0
+        self._is_first = True
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -90,13 +91,26 @@ class Times:
             own = (self._clock() - self._begun - self._waited) / self._steps
             self._line.report(step=step, own_seconds=round(own, 6))
 
-    def figures(self) -> dict[str, float]:
-        """Returns the slowest host and its seconds a step since the last call; alone: nothing.
+    def figures(self, peak_seconds: float | None = None) -> dict[str, float]:
+        """Returns MFU, and the slowest host with its seconds a step, since the last call.
+
+        Args:
+          peak_seconds: of a step at the chips' peak; None: not known, and no MFU. The first period
+            is left out: it waits for the first step.
 
         Example:
+          {"mfu": 0.51}                                                          one process
           {"slowest_process": 3.0, "slowest_own_seconds": 0.52, "median_own_seconds": 0.11}
         """
+        elapsed, steps = self._clock() - self._begun, self._steps
+        is_first, self._is_first = self._is_first, False
         self._begun, self._waited, self._steps = self._clock(), 0.0, 0
+        found = {}
+        if peak_seconds is not None and steps and elapsed and not is_first:
+            found["mfu"] = peak_seconds * steps / elapsed
+        return found | self._slowest()
+
+    def _slowest(self) -> dict[str, float]:
         if self._line is None:
             return {}
         all_figures = self._line.figures().items()

@@ -236,6 +236,10 @@ class Progress:
         shown = [f"{name} {values[name]:.4g}" for name in ("loss", "accuracy") if name in values]
         self._print("  ".join([f"step {step}/{self._total}  {split}", *shown]))
 
+    def is_done(self, step: int) -> bool:
+        """Whether the run ends at this step; a run that was stopped before goes on another time."""
+        return step >= self._total
+
     def close(self) -> None:
         """Leaves the terminal as it was."""
         if self._bar is not None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from t5sft.data import converters, mixture, prepare
+from t5sft.models import flops
 from t5sft.objectives import sft
+from t5sft.parallel import chips
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import checkpoint, events, inputs, metrics, optim, owner, resume, rounds, state
@@ -120,9 +122,10 @@ def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
         seed=seed,
         **split_up,
     )
-    mesh = _describe(split_up["mesh"])
-    say(f"model: {state.num_params(program.like.params):,} parameters on {mesh}")
-    return program
+    mesh = split_up["mesh"]
+    say(f"model: {state.num_params(program.like.params):,} parameters on {_describe(mesh)}")
+    peak = chips.peak_flops(mesh.devices.flat)
+    return program._replace(peak_seconds=peak and flops.step_flops(model, shapes) / peak)
 
 
 def _summary(hooks, now, seconds: float, splits, directory) -> dict:
@@ -139,6 +142,7 @@ def _summary(hooks, now, seconds: float, splits, directory) -> dict:
     cards = [{k: v for k, v in split.card.items() if k != "tasks"} for split in splits]
     return {
         "step": step,
+        "is_done": hooks.progress.is_done(step),
         "validation": values,
         "seconds": seconds,
         "tokens_per_second": rate,

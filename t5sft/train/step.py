@@ -173,6 +173,7 @@ class Program(NamedTuple):
     shardings: dict  # of a batch
     update: Callable  # (State, batch) -> (State, metrics)
     evaluate: Callable  # (params, batch) -> metrics
+    peak_seconds: float | None = None  # of a step if the chips did nothing else; None: not known
 
 
 def build(

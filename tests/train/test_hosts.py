@@ -172,6 +172,19 @@ def test_alone_nothing_is_measured_or_compared():
     hosts.agree("configuration", {"seed": 0})
 
 
+def test_mfu_is_the_time_at_the_peak_over_the_time_taken():
+    """Two steps in 4 s that would take 0.5 s each: 25 %."""
+    now = [0.0]
+    times = hosts.Times(clock=lambda: now[0])
+    for step in (1, 2, 3, 4):
+        now[0] += 2.0
+        times.step(step)
+        if step == 2:
+            assert times.figures(0.5) == {}  # the first period begins before the first step
+    assert times.figures(0.5) == {"mfu": 0.25}
+    assert hosts.Times().figures(0.5) == {} == times.figures(None)
+
+
 def test_software_tells_versions_code_and_flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_something")
     found = hosts.software()
