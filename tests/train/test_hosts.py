@@ -121,14 +121,31 @@ def test_a_missing_peer_is_named(folder, tmp_path):
     assert "process 0 did not answer within 3 s ([Errno 111] Connection refused)" in told
 
 
+BROKEN = """
+import sys
+from t5sft import cli, errors
+from t5sft.train import inputs
+
+def batches(*_, **__):
+    raise errors.DataError("row 7 is no JSON; rows.jsonl; mend it")
+
+inputs.batches = batches
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_keeps_its_code(folder, tmp_path):
-    """The vocabulary of process 1 is gone: its own error there, and the reason elsewhere."""
     port = many.free_port()
-    flags = ((), ("--gin.BATCH_SIZE=6",))
-    both = [many.start(folder, tmp_path, *flags[i], place=(port, 2, i)) for i in range(2)]
+    scripts = (None, BROKEN)
+    both = [
+        many.start(folder, tmp_path, place=(port, 2, i), script=scripts[i], devices=2)
+        for i in range(2)
+    ]
     told = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [8, 8], told
+    assert [process.returncode for process in both] == [8, 3], told
+    assert "error[DATA]: row 7 is no JSON; rows.jsonl; mend it" in told[1]
+    assert "process 1 (host" in told[0] and "ended: DataError: row 7 is no JSON" in told[0]
 
 
 class Line:
