@@ -18,12 +18,14 @@ class Verb(NamedTuple):
       flags: parameters of that function which the command line sets.
       positional: flags given without their name; a verb that has some takes files as they are, and
         needs no run: none of MACRO_FLAGS.
+      bare: of MACRO_FLAGS, what the function takes itself where there is no configuration.
     """
 
     summary: str
     root: str
     flags: Flags
     positional: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
 
 
 MACRO_FLAGS: Flags = {  # flag -> (type, help); each sets the macro of its name in capitals
@@ -42,6 +44,21 @@ PROCESS_FLAGS: Flags = {  # of the verbs of MANY: `parallel.processes`
     "stall_seconds": (float, "a process so long behind the others is lost; 1800"),
 }
 MANY = ("train", "evaluate", "generate")  # verbs that several processes can work on together
+_DECODING: Flags = {
+    "system": (str, "system prompt"),
+    "template": (str, "a template's name or file, in place of the model's own"),
+    "vocabulary": (str, "tokenizer, where none lies beside the weights"),
+    "dtype": (str, "of the computation: float32 or bfloat16"),
+    "max_new_tokens": (int, "an answer is cut here"),
+    "temperature": (float, "0 takes the most likely token, more draws"),
+    "top_k": (int, "draw among the k most likely tokens"),
+    "top_p": (float, "draw among the most likely tokens of this probability together"),
+    "min_p": (float, "draw among tokens so likely, the likeliest being 1"),
+    "repetition_penalty": (float, "over 1 makes tokens that were there less likely"),
+    "stop": (str, "text that ends an answer; may be repeated"),
+    "seed": (int, "of what is drawn"),
+    "cache_dtype": (str, "of the keys and values kept: float32, bfloat16 or int8"),
+}
 VERBS: dict[str, Verb] = {
     "train": Verb("train a model", "t5sft.train.run.train", {}),
     "evaluate": Verb(
@@ -75,13 +92,25 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "generate": Verb(
-        "answer prompts with a checkpoint",
-        "t5sft.evaluate.run.generate",
+        "answer prompts with a checkpoint, or with any Hugging Face directory",
+        "t5sft.evaluate.generating.generate",
         {
             "prompt": (str, "one prompt"),
             "inputs": (str, "file of prompts, JSON Lines"),
-            "output": (str, "file for the answers, JSON Lines"),
+            "output": (str, "file for the answers, JSON Lines; a killed run goes on in it"),
+            "batch_size": (int, "rows decoded together"),
+            "num_samples": (int, "answers to each prompt"),
+            "num_beams": (int, "beam search with so many beams"),
+            "length_penalty": (float, "alpha of T5's beam search, 0.6"),
+            **_DECODING,
         },
+        bare=("model_dir",),
+    ),
+    "chat": Verb(
+        "talk with a checkpoint, or with any Hugging Face directory, on the terminal",
+        "t5sft.evaluate.chat.chat",
+        {"once": (str, "answer this message and end"), **_DECODING},
+        bare=("model_dir",),
     ),
     "plan": Verb(
         "tell what a run on a TPU topology will need and how fast it will be; needs no TPU",

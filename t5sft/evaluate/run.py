@@ -1,7 +1,5 @@
 """The verb evaluate: checkpoints on SeqIO tasks or benchmarks; and generating."""
 
-import json
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +8,10 @@ from typing import Any
 import jax
 
 from t5sft import errors
-from t5sft.data import files, prepare, preprocess, records, templates, vocab
+from t5sft.data import prepare, templates, vocab
 from t5sft.evaluate import answering, at_model, report, results
 from t5sft.evaluate import steps as steps_lib
 from t5sft.evaluate import suites as suites_lib
-from t5sft.generate import decode
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import start, state
@@ -186,83 +183,6 @@ def _untuned(ready: answering.Ready, init_from: str | None, seed: int):
     if init_from:
         return start.load(init_from, ready.model, like)
     return state.initial_params(ready.model, like, seed)
-
-
-def generate(
-    *,
-    model,
-    data: prepare.Data,
-    model_dir: str,
-    prompt: str | None = None,
-    inputs: str | None = None,
-    output: str | None = None,
-    max_new_tokens: int = 64,
-    batch_size: int = 32,
-    mesh=None,
-    rules: Sequence = rules_lib.DEFAULT_RULES,
-) -> dict:
-    """Answers a prompt, or each row of a JSON file, greedily.
-
-    Args:
-      prompt: one instruction.
-      inputs: .json or .jsonl whose rows hold `instruction` (and `input`), `inputs` or `prompt`.
-      output: a JSONL file for the rows with their `response`; default standard output.
-
-    Raises:
-      ConfigError: neither or both of prompt and inputs.
-    """
-    if (prompt is None) == (inputs is None):
-        raise errors.ConfigError("give one of --prompt and --inputs; generate; see --help")
-    rows = _rows(inputs) if inputs is not None else [{"prompt": prompt}]
-    vocabulary, template = vocab.load(data.vocabulary), templates.get(data.template)
-    mesh = mesh_lib.resolve(mesh)
-    params = start.load(model_dir, model, start.like(model, mesh, rules), vocabulary)
-    asked = [
-        preprocess.prompt(
-            _question(row, i), vocabulary, template, layout=model.layout, system=data.system
-        )
-        for i, row in enumerate(rows)
-    ]
-    answers = decode.generate(
-        model,
-        params,
-        asked,
-        max_new_tokens=max_new_tokens,
-        eos_id=preprocess.end_ids(template, vocabulary),
-        start_id=vocabulary.pad_id,
-        batch_size=batch_size,
-        mesh=mesh,
-        rules=rules,
-    )
-    for row, one in zip(rows, answers, strict=True):
-        row["response"] = vocabulary.decode(one.tokens)
-        row["finished"] = one.finished
-    if output:
-        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        pathlib.Path(output).expanduser().write_text("".join(f"{line}\n" for line in lines))
-        print(f"{len(rows)} answers in {output}", file=sys.stderr)
-    else:
-        for row in rows:
-            print(row["response"], file=sys.stderr)
-    return {"responses": rows}
-
-
-def _rows(path: str) -> list[dict]:
-    file = pathlib.Path(path).expanduser()
-    if not file.exists():
-        raise errors.ConfigError(f"no file {path}; --inputs; check the path")
-    return [row for _, row in files.read_rows(file)]
-
-
-def _question(row: dict, index: int) -> records.Record:
-    """Reads a prompt; the answer still to come is empty."""
-    for field in ("instruction", "inputs", "prompt"):
-        if isinstance(row.get(field), str):
-            user = records.Message("user", row[field], str(row.get("input") or ""))
-            return records.Record((user, records.Message("assistant", "")), "row", index)
-    raise errors.DataError(
-        f"no prompt among the fields {sorted(row)}; row {index}; name it instruction or prompt"
-    )
 
 
 def _say(line: str):

@@ -16,7 +16,6 @@ from t5sft.models.attention import cache as cached
 from t5sft.parallel import rules as rules_lib
 
 __all__ = ["Generated", "frozen", "generate", "padded_length", "stream"]
-CHUNK = 16  # tokens between two looks at the texts, where somebody looks
 
 
 class Generated(NamedTuple):
@@ -55,6 +54,7 @@ def stream(
     num_samples: int = 1,
     stop: Stop | None = None,
     watch: Callable[[int, list[int]], None] | None = None,
+    chunk: int = 16,
     cache_dtype: str | None = None,
     refill: int | None = None,
     mesh: Mesh | None = None,
@@ -62,33 +62,30 @@ def stream(
 ) -> Iterator[tuple[int, Generated]]:
     """Yields (number, completion) as they finish; sample n of prompt i has i * num_samples + n.
 
-    Prompts are sorted by length and padded to a bucket, so a run compiles once per bucket. A row
-    that ends makes room for a waiting prompt. A completion does not depend on the batch size, nor
-    on which prompts share its batch.
+    Prompts are sorted and padded to buckets, each compiled once; a row that ends makes room for a
+    waiting prompt. A completion does not depend on the batch size, nor on its neighbours.
 
     Args:
-      model: a model of `t5sft.models`, either layout.
       prompts: token ids. "decoder": the text to continue, not empty. "encoder_decoder": the input.
       max_new_tokens: a completion is cut here, and marked as not finished.
       eos_id: ends a completion; or several that do (end of turn, end of text).
       start_id: the first decoder token of an encoder-decoder; T5 uses its padding id, 0.
       batch_size: rows decoded together; with beams the prompts times the beams, at least one
         prompt. The last batch is filled up with rows that are ignored.
-      buckets: padded prompt lengths; by default 16, 24, 32, 48, 64, 96, ...
+      buckets: padded prompt lengths; None: 16, 24, 32, 48, 64, 96, ...
       sampler: how a token is chosen; greedy by default.
-      seed, row_seeds: sample n of prompt i draws with the key of (seed, row_seeds[i], n);
-        row_seeds[i] = i if None.
+      seed, row_seeds: sample n of prompt i draws by (seed, row_seeds[i], n); None: i itself.
       num_samples: completions per prompt; with beams the best ones, best first.
       stop: ends a completion at a stop string.
-      watch: called with (number, tokens so far) every few tokens of each row; not with beams.
+      watch: called with (number, tokens so far) of each row every `chunk` tokens, which is also how
+        often stop strings are looked for; not with beams.
       cache_dtype: of keys and values, a name in `cached.DTYPES`; None: that of the computation.
       refill: so many rows are replaced at a time; batch_size: a batch is waited for whole. None: a
         quarter of the batch, where there are enough prompts to earn the compilation.
       mesh, rules: where the parameters lie; the batch is split as the rules say.
 
     Raises:
-      ConfigError: the mesh does not divide batch_size, or a setting that beams do not take.
-      DataError: an empty prompt for a decoder, or one longer than the last bucket.
+      ConfigError, DataError: a batch size, setting or prompt that cannot be.
     """
     _check(
         model, prompts, batch_size, buckets, num_samples, sampler, stop, cache_dtype, mesh, rules
@@ -106,11 +103,9 @@ def stream(
                 yield i * num_samples + n, _generated(tokens, ends)
         return
     requests = [
-        Request(prompt, row_seeds[i], n)
-        for i, prompt in enumerate(prompts)
-        for n in range(num_samples)
+        Request(*one, n) for one in zip(prompts, row_seeds, strict=True) for n in range(num_samples)
     ]
-    run = _Run(slots.Program(*common), params, requests, seed, start_id, ends, stop, watch)
+    run = _Run(slots.Program(*common), params, requests, seed, start_id, ends, stop, watch, chunk)
     for group in _groups(requests, batch_size, buckets):
         yield from run.group(group, batch_size, _refill(refill, group, batch_size, mesh, rules))
 
@@ -134,6 +129,7 @@ class _Run(NamedTuple):
     ends: tuple[int, ...]
     stop: Stop | None
     watch: Callable[[int, list[int]], None] | None
+    chunk: int
 
     def group(
         self, group: prompts_lib.Group, batch_size: int, refill: int
@@ -143,7 +139,7 @@ class _Run(NamedTuple):
         rows: list[int | None] = [None] * batch_size  # the request in each row
         state: Any = None
         ends = np.asarray(self.ends, np.int32)
-        num_steps = CHUNK if self.stop or self.watch else self.program.max_new_tokens
+        num_steps = self.chunk if self.stop or self.watch else self.program.max_new_tokens
         while waiting or any(row is not None for row in rows):
             free = [b for b, row in enumerate(rows) if row is None]
             while waiting and (len(free) >= refill):

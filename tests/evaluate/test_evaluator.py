@@ -6,7 +6,7 @@ import json
 import pytest
 
 from t5sft import errors
-from t5sft.data import define, parts, prepare, preprocess, records, sources, templates, vocab
+from t5sft.data import define, parts, prepare, preprocess, sources, templates, vocab
 from t5sft.evaluate import answering, evaluator, run, scores
 from t5sft.generate import decode
 from t5sft.models import decoder, t5
@@ -210,56 +210,3 @@ def test_unfinished_answers_are_in_the_result(fake, tmp_path, monkeypatch):
     )
     lengths = [len(a) for a in questions("decoder", "toy_copy")[0].answers]
     assert result["tasks"]["toy_copy"]["toy_copy"]["unfinished"] == sum(n > 3 for n in lengths)
-
-
-def test_generate_answers_a_prompt_as_it_was_trained(fake, capfd):
-    for model in (T5, DECODER):
-        got = run.generate(model=model, data=DATA, model_dir="copy", prompt="say red")
-        assert got == {"responses": [{"prompt": "say red", "response": "red", "finished": True}]}
-    assert "red" in capfd.readouterr().err
-
-
-def test_generate_answers_a_file_row_by_row(fake, tmp_path):
-    rows = [
-        {"instruction": "copy", "input": "this", "id": 1},
-        {"inputs": "say that"},
-        {"prompt": "say more"},
-    ]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    output = tmp_path / "out.jsonl"
-    options = {"inputs": str(tmp_path / "in.jsonl"), "output": str(output)}
-    got = run.generate(model=T5, data=DATA, model_dir="copy", **options)
-    written = [json.loads(line) for line in output.read_text().splitlines()]
-    assert got["responses"] == written
-    expected = [
-        row | {"response": word, "finished": True}
-        for row, word in zip(rows, ("this", "that", "more"), strict=True)
-    ]
-    assert written == expected
-
-
-def test_generate_says_what_is_wrong(fake, tmp_path):
-    def complaint(kind, **options):
-        with pytest.raises(kind) as raised:
-            run.generate(model=T5, data=DATA, model_dir="copy", **options)
-        return str(raised.value)
-
-    assert "one of --prompt and --inputs" in complaint(errors.ConfigError)
-    assert "one of" in complaint(errors.ConfigError, prompt="a", inputs="b")
-    assert "nowhere.json" in complaint(errors.ConfigError, inputs="/nowhere.json")
-    (tmp_path / "x.json").write_text('[{"prompt": "a"}, {"question": "b"}]')
-    got = complaint(errors.DataError, inputs=str(tmp_path / "x.json"))
-    assert "question" in got and "row 1" in got
-
-
-@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
-def test_a_prompt_asked_is_the_prompt_trained(layout):
-    """The verb `generate` and training render the same question to the same ids."""
-    row = {"instruction": "Add.", "input": "1 2"}
-    asked = run._question(row, 0)
-    trained = records.from_features(row | {"output": "3"})
-    template = templates.get("alpaca")
-    example = preprocess.instruction(trained, BYTES, template, layout=layout)
-    ids = preprocess.prompt(asked, BYTES, template, layout=layout)
-    side = example.inputs if layout == "encoder_decoder" else example.targets
-    assert side.ids[: len(ids)] == ids

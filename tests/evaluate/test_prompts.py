@@ -6,24 +6,27 @@ import pytest
 from oracles import vocabularies
 
 from t5sft.data import prepare, preprocess, records, templates
-from t5sft.evaluate import run
+from t5sft.evaluate import generating
 from t5sft.generate import decode
+from t5sft.parallel import mesh
 
 
 @pytest.mark.parametrize("template", ["chatml", "llama3", "gemma", "alpaca"])
 def test_generate_asks_and_ends_as_training_does(monkeypatch, template):
     vocabulary, seen = vocabularies.byte_pairs(), {}
 
-    def generate(model, params, prompts, *, eos_id, **options):
+    def stream(model, params, prompts, *, eos_id, **options):
         seen.update(prompts=prompts, eos_id=eos_id)
-        return [decode.Generated(vocabulary.encode("Yes."), True)]
+        yield 0, decode.Generated(vocabulary.encode("Yes."), True)
 
-    monkeypatch.setattr(decode, "generate", generate)
-    monkeypatch.setattr(run.start, "load", lambda *_: None)
-    monkeypatch.setattr(run.start, "like", lambda *_: None)
-    model = types.SimpleNamespace(layout="decoder")
+    monkeypatch.setattr(decode, "stream", stream)
+    monkeypatch.setattr(generating.opening, "load", lambda _, ready: ready)
+    monkeypatch.setattr(generating.opening, "identity", str)
+    model = types.SimpleNamespace(layout="decoder", vocab_size=10**6, dtype="float32")
     data = prepare.Data(task="none", vocabulary=str(vocabularies.directory()), template=template)
-    got = run.generate(model=model, data=data, model_dir="x", prompt="Hi?", mesh=object())
+    got = generating.generate(
+        model=model, data=data, model_dir="x", prompt="Hi?", mesh=mesh.make_mesh()
+    )
     assert got["responses"] == [{"prompt": "Hi?", "response": "Yes.", "finished": True}]
     record = records.Record((records.Message("user", "Hi?"), records.Message("assistant", "Yes.")))
     trained = preprocess.instruction(

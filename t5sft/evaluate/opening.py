@@ -1,0 +1,104 @@
+"""A model to be asked: of a run of ours, or whatever directory holds weights and a tokenizer."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from t5sft import errors
+from t5sft.convert import foreign
+from t5sft.data import prepare, preprocess, records, templates, vocab
+from t5sft.data.readers import conversations
+from t5sft.evaluate import answering
+from t5sft.parallel import mesh as mesh_lib
+from t5sft.parallel import rules as rules_lib
+from t5sft.train import brought, checkpoint, start
+
+
+def find(
+    *,
+    model_dir: str | None,
+    model: Any = None,
+    data: prepare.Data | None = None,
+    vocabulary: str | None = None,
+    template: str | None = None,
+    system: str | None = None,
+    dtype: str | None = None,
+    batch_size: int = 32,
+    mesh=None,
+    rules: Sequence = rules_lib.DEFAULT_RULES,
+) -> answering.Ready:
+    """Finds the model, its tokenizer and its template; `load` then reads the parameters.
+
+    Args:
+      model_dir: a model directory, a checkpoint, a Hugging Face directory or a T5X checkpoint.
+      model, data: of a run's configuration; None: as the weights tell.
+      vocabulary, template, system: in place of those of `data`, or of what lies beside the weights;
+        with neither a chat template nor this the prompt is asked as it is ("plain").
+      dtype: of the computation; None: as the weights.
+    """
+    if model_dir is None:
+        raise errors.ConfigError("no weights are named; generation; add --model_dir DIR")
+    model = model or brought.model(model_dir=model_dir)
+    if dtype is not None:
+        model = dataclasses.replace(model, dtype=dtype)
+    name = vocabulary or (data.vocabulary if data else brought.vocabulary(model_dir=model_dir))
+    written = template or (data.template if data else brought.template(model_dir=model_dir))
+    found = vocab.load(name)
+    return answering.Ready(
+        model=model,
+        params=None,
+        vocabulary=found,
+        template=templates.get(written),
+        system=system or (data.system if data else None),
+        start_id=found.pad_id if data else start.start_id(model_dir, name),
+        batch_size=batch_size,
+        mesh=mesh_lib.resolve(mesh),
+        rules=rules,
+    )
+
+
+def load(model_dir: str, ready: answering.Ready) -> answering.Ready:
+    """Reads the parameters."""
+    like = start.like(ready.model, ready.mesh, ready.rules)
+    return ready._replace(params=start.load(model_dir, ready.model, like, ready.vocabulary))
+
+
+def identity(model_dir: str) -> str:
+    """Returns the path of the weights: of a model directory its newest checkpoint."""
+    if foreign.is_foreign(model_dir):
+        return str(pathlib.Path(model_dir).expanduser().absolute())
+    return str(checkpoint.find(model_dir))
+
+
+def question(row: dict, where: str) -> records.Record:
+    """Reads a prompt; the answer still to come is empty."""
+    answer = records.Message("assistant", "")
+    if isinstance(row.get("messages"), list):
+        asked = conversations.turns(row["messages"], "messages", where)
+        return records.Record((*asked, answer), where)
+    for field in ("instruction", "inputs", "prompt"):
+        if isinstance(row.get(field), str):
+            user = records.Message("user", row[field], str(row.get("input") or ""))
+            return records.Record((user, answer), where)
+    raise errors.DataError(
+        f"no prompt among the fields {sorted(row)}; {where}; name it instruction, prompt or "
+        "messages"
+    )
+
+
+def ids(ready: answering.Ready, record: records.Record, where: str) -> list[int]:
+    """Returns the tokens that a question is asked by."""
+    found = preprocess.prompt(
+        record,
+        ready.vocabulary,
+        ready.template,
+        layout=ready.model.layout,
+        system=ready.system,
+    )
+    if max(found, default=0) >= ready.model.vocab_size:
+        raise errors.DataError(
+            f"the tokenizer {ready.vocabulary.name} has ids beyond the {ready.model.vocab_size} "
+            f"embeddings; {where}; use the tokenizer of the weights"
+        )
+    return found

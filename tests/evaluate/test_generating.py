@@ -1,0 +1,249 @@
+"""The verbs generate and chat: what they ask, write, resume and refuse."""
+
+import io
+import json
+
+import pytest
+
+from t5sft import cli, errors
+from t5sft.data import prepare, preprocess, records, templates, vocab
+from t5sft.evaluate import chat, generating, opening, progress
+from t5sft.generate import decode, stopping
+from t5sft.models import decoder, t5
+
+BYTES = vocab.load("bytes")
+DATA = prepare.Data(task="toy", vocabulary="bytes", modules=("toy_task",), template="lines")
+SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
+T5 = t5.T5(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
+DECODER = decoder.Decoder(num_layers=1, num_kv_heads=1, **SIZES)
+ROWS = [
+    {"instruction": "copy", "input": "this", "id": 1},
+    {"inputs": "say that"},
+    {"prompt": "say more"},
+    {"messages": [{"role": "user", "content": "say less"}]},
+]
+WORDS = ("this", "that", "more", "less")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A model that repeats the last word of what it was given, the last prompt first."""
+    calls = []
+
+    def stream(model, params, prompts, *, max_new_tokens, num_samples, row_seeds, **options):
+        calls.append({"prompts": len(prompts), "seeds": list(row_seeds), **options})
+        for i in reversed(range(len(prompts))):
+            for n in range(num_samples):
+                word = BYTES.decode(prompts[i]).split()[-1] + "?" * n
+                tokens = BYTES.encode(word)
+                stop = options.get("stop")
+                count = stop.find(tokens) if stop else None
+                if options.get("watch"):
+                    options["watch"](i, tokens[:2])
+                finished = len(tokens) <= max_new_tokens
+                answer = decode.Generated(tokens[: count or max_new_tokens], finished)
+                yield i * num_samples + n, answer
+
+    monkeypatch.setattr(decode, "stream", stream)
+    monkeypatch.setattr(opening, "load", lambda _, ready: ready)
+    monkeypatch.setattr(opening, "identity", str)
+    return calls
+
+
+@pytest.fixture
+def asked(tmp_path):
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return {"inputs": str(file), "output": str(tmp_path / "out.jsonl")}
+
+
+def generate(model=T5, **options):
+    return generating.generate(model=model, data=DATA, model_dir="copy", **options)["responses"]
+
+
+def lines(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def test_a_prompt_is_answered_on_standard_output(fake, capfd):
+    for model in (T5, DECODER):
+        got = generate(model, prompt="say red")
+        assert got == [{"prompt": "say red", "response": "red", "finished": True}]
+    assert capfd.readouterr().out == "red\nred\n"
+
+
+def test_a_file_is_answered_row_by_row_in_its_order(fake, asked):
+    want = [row | {"response": w, "finished": True} for row, w in zip(ROWS, WORDS, strict=True)]
+    assert generate(**asked) == want
+    assert lines(asked["output"]) == [{"index": i, **row} for i, row in enumerate(want)]
+    assert fake[0]["seeds"] == [0, 1, 2, 3]
+
+
+def test_samples_are_lists(fake, asked):
+    got = generate(**asked, num_samples=2, temperature=1.0, max_new_tokens=4)
+    assert [row["responses"] for row in got] == [[word, word] for word in WORDS]
+    assert [row["finished"] for row in got] == [[True, False]] * 4
+
+
+def test_a_killed_run_goes_on_where_its_output_ends(fake, asked, monkeypatch, capfd):
+    want = generate(**asked)
+    whole = lines(asked["output"])
+    for kept in (1, 3):
+        text = "".join(json.dumps(row) + "\n" for row in whole[-kept:])
+        with open(asked["output"], "w") as file:  # in any order, the last line half written
+            file.write(text + json.dumps(whole[0])[:20])
+        assert generate(**asked, batch_size=7) == want
+        assert fake[-1]["prompts"] == 4 - kept
+        assert fake[-1]["seeds"] == [0, 1, 2, 3][: 4 - kept]
+        assert lines(asked["output"]) == whole
+    assert "3 of 4 were answered already" in capfd.readouterr().err
+    asked_before = len(fake)
+    assert generate(**asked) == want and len(fake) == asked_before  # nothing to do
+
+
+def test_lines_are_written_as_they_finish(fake, asked, monkeypatch):
+    stream = decode.stream
+
+    def dying(*args, **options):
+        for count, one in enumerate(stream(*args, **options)):
+            if count == 2:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(decode, "stream", dying)
+    with pytest.raises(KeyboardInterrupt):
+        generate(**asked)
+    assert [row["index"] for row in lines(asked["output"])] == [3, 2]
+
+
+def test_answers_of_others_are_not_continued(fake, asked, tmp_path):
+    generate(**asked)
+    with pytest.raises(errors.ConfigError, match="holds answers of seed = 0, not 1; --output"):
+        generate(**asked, seed=1)
+    with open(asked["inputs"], "a") as file:
+        file.write('{"prompt": "say it"}\n')
+    with pytest.raises(errors.ConfigError, match="holds answers of rows = 4, not 5"):
+        generate(**asked)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(errors.ConfigError, match="no run of generate is known to have written"):
+        generate(**asked | {"output": str(tmp_path / "mine.txt")})
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_stop_strings_and_seeds_of_rows(fake, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "say abcd", "seed": 9}\n')
+    got = generate(inputs=str(tmp_path / "in.jsonl"), stop=("c",))
+    assert got[0]["response"] == "ab" and fake[0]["seeds"] == [9]
+    (tmp_path / "in.jsonl").write_text('{"prompt": "say abcd", "seed": -1}\n')
+    with pytest.raises(errors.DataError, match=r"seed is -1; .*in.jsonl:1; use an integer"):
+        generate(inputs=str(tmp_path / "in.jsonl"))
+
+
+def test_says_what_is_wrong(fake, tmp_path):
+    def complaint(kind, **options):
+        with pytest.raises(kind) as raised:
+            generate(**options)
+        return str(raised.value)
+
+    assert "one of --prompt and --inputs" in complaint(errors.ConfigError)
+    assert "one of" in complaint(errors.ConfigError, prompt="a", inputs="b")
+    assert "nowhere.json" in complaint(errors.ConfigError, inputs="/nowhere.json")
+    (tmp_path / "x.json").write_text('[{"prompt": "a"}, {"question": "b"}]')
+    got = complaint(errors.DataError, inputs=str(tmp_path / "x.json"))
+    assert "question" in got and "[1]" in got
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ("--top_p 1.5", "top_p = 1.5"),
+        ("--temperature -1", "temperature = -1.0"),
+        ("--top_k 5", "top_k = 5 has no effect at temperature 0"),
+        ("--num_beams 4 --temperature 1", "num_beams = 4 does not go with temperature = 1.0"),
+        ("--num_beams 2 --stop x", "stop strings do not go with beams"),
+        ("--num_beams 2 --num_samples 3", "num_samples = 3 is more than num_beams = 2"),
+        ("--num_samples 3", "num_samples = 3 at temperature 0 are all alike"),
+        ("--max_new_tokens 0", "max_new_tokens = 0"),
+        ("--cache_dtype int4", "cache_dtype = 'int4' is unknown"),
+        ("--repetition_penalty 0", "repetition_penalty = 0.0"),
+        ("--seed -1", "seed = -1"),
+    ],
+)
+def test_bad_settings_are_told_before_anything_is_read(flags, told, capsys):
+    command = ["generate", "--model_dir", "/nowhere", "--inputs", "/nowhere.jsonl"]
+    assert cli.main([*command, *flags.split()]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
+def test_a_prompt_asked_is_the_prompt_trained(layout):
+    """The verb `generate` and training render the same question to the same ids."""
+    row = {"instruction": "Add.", "input": "1 2"}
+    asked = opening.question(row, "row 0")
+    trained = records.from_features(row | {"output": "3"})
+    template = templates.get("alpaca")
+    example = preprocess.instruction(trained, BYTES, template, layout=layout)
+    ids = preprocess.prompt(asked, BYTES, template, layout=layout)
+    side = example.inputs if layout == "encoder_decoder" else example.targets
+    assert side.ids[: len(ids)] == ids
+
+
+def test_chat_answers_once(fake, capfd):
+    got = chat.chat(model=DECODER, data=DATA, model_dir="copy", once="say red")
+    said = [{"role": "user", "content": "say red"}, {"role": "assistant", "content": "red"}]
+    assert got == {"messages": said, "finished": True}
+    assert capfd.readouterr().out == "red\n"
+
+
+def test_chat_remembers_until_it_is_told_to_forget(fake, monkeypatch, capfd):
+    seen = []
+    ids = opening.ids
+    monkeypatch.setattr(
+        opening, "ids", lambda r, record, w: seen.append(record.messages) or ids(r, record, w)
+    )
+    said = "say one\nsay two\n/reset\n/dance\n\nsay three\n/exit\nsay four\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    got = chat.chat(model=DECODER, data=DATA, model_dir="copy")
+    asked = [[m.content for m in messages[:-1]] for messages in seen]
+    assert asked == [["say one"], ["say one", "one", "say two"], ["say three"]]
+    assert [m["content"] for m in got["messages"]] == ["say three", "three"]
+    told = capfd.readouterr()
+    assert told.out == "one\ntwo\nthree\n" and "/dance is unknown" in told.err
+    assert [call["seeds"] for call in fake] == [[0], [1], [0]]
+
+
+def test_chat_has_a_system_prompt(fake, monkeypatch):
+    seen = []
+    real = decode.stream
+    monkeypatch.setattr(
+        decode,
+        "stream",
+        lambda m, p, prompts, **o: seen.append(prompts) or real(m, p, prompts, **o),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("say a\n/system Be rude.\nsay b\n"))
+    chat.chat(model=DECODER, data=DATA, model_dir="copy", system="Be kind.", template="chatml:text")
+    texts = [BYTES.decode(prompts[0]) for prompts in seen]
+    assert "Be kind." in texts[0] and "Be rude." in texts[1] and "say a" not in texts[1]
+
+
+def test_nothing_is_shown_that_may_still_change():
+    out = []
+    shown = chat.Shown(out.append, stopping.Stop(BYTES.decode, ("END",)))
+    tokens = BYTES.encode("caf\u00e9 ENDE")
+    for count in range(1, len(tokens)):
+        shown.show(tokens[:count])
+    assert shown.end(tokens) == "caf\u00e9 "
+    assert "".join(out) == "caf\u00e9 \n" and len(out) > 2
+
+
+def test_progress_is_a_line_now_and_then(capfd):
+    times = iter([0.0, 4.0, 12.0, 13.0, 20.0])
+    with progress.Progress(10, 6, clock=lambda: next(times)) as told:
+        for _ in range(4):
+            told.add()
+    assert capfd.readouterr().err.splitlines() == [
+        "6 of 10 were answered already",
+        "8 of 10 rows, 0.17 a second, 12 s left",
+        "10 of 10 rows, 0.20 a second, 0 s left",
+    ]
