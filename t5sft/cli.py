@@ -153,11 +153,11 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
     saved = pathlib.Path(model_dir or "", launch.SAVED_CONFIG)
     if not files and model_dir and saved.is_file():
         files = [str(saved.absolute())]
-    elif not files and arguments:
-        bare = VERBS[verb].bare
-        arguments |= {name: given[name] for name in bare if name in given}
+    elif not files:
+        bare = [name for name in VERBS[verb].bare if name in given]
+        arguments |= {name: given[name] for name in bare}
         macros = {name: value for name, value in macros.items() if name.lower() not in bare}
-    elif not files and not arguments:
+    if not files and not arguments:
         reason = f"{model_dir} holds no {launch.SAVED_CONFIG}" if model_dir else "command line"
         choices = ", ".join(launch.recipes()) or "none found"
         raise ConfigError(

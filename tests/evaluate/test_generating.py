@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from t5sft import cli, errors
+from t5sft import cli, errors, paths
 from t5sft.data import prepare, preprocess, records, templates, vocab
 from t5sft.evaluate import chat, generating, opening, progress
 from t5sft.generate import decode, stopping
@@ -247,3 +247,19 @@ def test_progress_is_a_line_now_and_then(capfd):
         "8 of 10 rows, 0.17 a second, 12 s left",
         "10 of 10 rows, 0.20 a second, 0 s left",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base_t5", "base_decoder"])
+def test_the_verbs_answer_at_bare_weights(name, tmp_path, capfd):
+    """The model, the tokenizer and the prompt are found without a configuration."""
+    weights = str(paths.folder("tasks") / "village" / name)
+    flags = ["--model_dir", weights, "--max_new_tokens", "5"]
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Say 3."}\n{"prompt": "Rosa"}\n')
+    files = ["--inputs", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert cli.main(["generate", *flags, *files]) == 0
+    answers = [row["response"] for row in lines(tmp_path / "out.jsonl")]
+    assert cli.main(["generate", *flags, "--prompt", "Say 3."]) == 0
+    assert cli.main(["chat", *flags, "--once", "Say 3."]) == 0
+    assert capfd.readouterr().out == f"{answers[0]}\n" * 2
+    assert cli.main(["generate", *flags, *files, "--seed", "2"]) == 2
