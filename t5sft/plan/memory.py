@@ -26,7 +26,7 @@ class Memory:
     temp: int | None
     output: int | None
     alias: int | None
-    peak: int | None
+    peak: int
     fits: bool
     parameters: int
     optimizer: int

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from t5sft import errors
-from t5sft.data import converters, prepare
+from t5sft.data import converters
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
@@ -18,10 +18,11 @@ from t5sft.train import optim
 def plan(
     *,
     model,
-    data: prepare.Data,
     optimizer: optim.Optimizer,
     steps: int,
     batch_size: int,
+    decoder_length: int,
+    encoder_length: int = 0,
     topology: str | None = None,
     objective: Callable = sft.sft,
     microbatches: int = 1,
@@ -36,8 +37,9 @@ def plan(
 
     Args:
       topology: as Google Cloud names it (`topology.parse`).
-      model, data, optimizer, steps, batch_size, objective, microbatches, seed, mesh, rules: as of
-        `train.run.train`; of the data only the lengths matter, none is read.
+      model, optimizer, steps, batch_size, objective, microbatches, seed, mesh, rules: as of
+        `train.run.train`.
+      encoder_length, decoder_length: S and T of a row; of the data nothing else matters.
       search: also try other meshes, microbatches and remat policies; max_compiles: at most so many.
       hlo: file for the text of the compiled program, compressed.
     """
@@ -54,8 +56,8 @@ def plan(
         shapes=converters.shapes(
             model.layout,
             batch_size,
-            encoder_length=data.encoder_length,
-            decoder_length=data.decoder_length,
+            encoder_length=encoder_length,
+            decoder_length=decoder_length,
         ),
         microbatches=microbatches,
         mesh=mesh,

@@ -31,8 +31,8 @@ def search(
             plans.append(measure.plan(setting.of(recipe), place))
         except errors.ConfigError as error:
             print(f"  {error}", file=sys.stderr)
-    fitting = [plan for plan in plans if plan.seconds is not None]
-    return sorted(fitting, key=lambda plan: (plan.seconds.predicted, plan.memory.peak))
+    timed = [(plan.seconds.predicted, plan) for plan in plans if plan.seconds is not None]
+    return [plan for _, plan in sorted(timed, key=lambda one: (one[0], one[1].memory.peak))]
 
 
 def rank(

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from t5sft import cli, errors, launch
-from t5sft.data import prepare
 from t5sft.models import decoder
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.plan import run
@@ -22,13 +21,14 @@ MODEL = decoder.Decoder(
 
 
 def recipe(**changed):
-    data = prepare.Data(
-        task="t", modules=(), vocabulary="bytes", template="plain", decoder_length=16
-    )
     rate = optim.schedule(peak=1e-3, total_steps=9)
     told = dict(
-        model=MODEL, data=data, optimizer=optim.adamw(learning_rate=rate), steps=9, batch_size=8
-    )  # fmt: skip
+        model=MODEL,
+        optimizer=optim.adamw(learning_rate=rate),
+        steps=9,
+        batch_size=8,
+        decoder_length=16,
+    )
     return {**told, "topology": "cpu-8", **changed}
 
 
