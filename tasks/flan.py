@@ -145,26 +145,30 @@ def _add(task: str, style: str) -> None:
 
 
 def questions(task: str, split: str) -> Iterator[tuple[corpora.Made, list[str], list[int]]]:
-    """Yields every row under every template: (record, options, places of the right ones)."""
+    """Yields every row under every template: (record, options, places of the right ones).
+
+    Templates that ask for something else than the answer (for a question, say) are passed over.
+    """
     every = templates(task, "")
     queries = rows(task, split, every)
+    options = [[str(one).strip() for one in row.get("options") or ()] for row in queries]
+    count = 0
     for number, pattern in enumerate(every):
-        written = render.render(f"flan_{task}", queries, [pattern], render.Style())
-        for index, (one, row) in enumerate(zip(written, queries, strict=True)):
-            told = {"template": str(number), "question": str(index), "task": task}
-            made = corpora.rendered(one)
-            if isinstance(made, records.Dropped):
-                continue
-            found = row.get("options")
-            answer = made.messages[-1].content.strip()
-            listed = [str(option).strip() for option in found] if isinstance(found, list) else []
+        written = list(render.render(f"flan_{task}", queries, [pattern], render.Style()))
+        made_of = [corpora.rendered(one) for one in written]
+        for index, (made, listed) in enumerate(zip(made_of, options, strict=True)):
+            answer = "" if isinstance(made, records.Dropped) else made.messages[-1].content.strip()
             if answer not in listed:
-                raise errors.DataError(
-                    f"the answer {answer!r} is no option; flan_{task}_rank, row {index}, template "
-                    f"{number}; only tasks whose rows have `options` can be ranked"
-                )
+                continue
+            told = {"template": str(number), "question": str(index), "task": task}
             right = [i for i, option in enumerate(listed) if option == answer]
+            count += 1
             yield made._replace(metadata=told), listed, right
+    if not count:
+        raise errors.DataError(
+            f"no answer is an option; flan_{task}_rank, split {split!r}; only tasks whose rows have "
+            "`options` can be ranked"
+        )
 
 
 def _add_rank(task: str) -> None:

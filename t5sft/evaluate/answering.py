@@ -11,7 +11,7 @@ import numpy as np
 
 from t5sft.data import policies, preprocess, records, templates, vocab
 from t5sft.evaluate import score
-from t5sft.generate import decode, sampling
+from t5sft.generate import decode, sampling, stopping
 from t5sft.parallel import rules as rules_lib
 
 
@@ -86,6 +86,7 @@ def continuation(ready: Ready, record: records.Record) -> Continuation:
 
 def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list[Reply]:
     """Answers prompts, in order; an answer depends on its own prompt and place alone."""
+    stop = stopping.Stop(ready.vocabulary.decode, tuple(filter(None, how.stop))) if any(how.stop) else None
     generated = decode.generate(
         ready.model,
         ready.params,
@@ -97,16 +98,15 @@ def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list
         buckets=ready.buckets,
         sampler=sampling.Sampler(temperature=how.temperature, top_p=how.top_p),
         seed=how.seed,
+        stop=stop,
         mesh=ready.mesh,
         rules=ready.rules,
     )
-    return [_reply(one, ready.vocabulary, how.stop) for one in generated]
-
-
-def _reply(one: decode.Generated, vocabulary: vocab.Vocabulary, stop: Sequence[str]) -> Reply:
-    text = vocabulary.decode(one.tokens)
-    cut = min((place for word in stop if (place := text.find(word)) >= 0), default=None)
-    return Reply(one.tokens, text[:cut], one.finished or cut is not None)
+    texts = [ready.vocabulary.decode(one.tokens) for one in generated]
+    return [
+        Reply(one.tokens, stop.cut(text) if stop else text, one.finished)
+        for one, text in zip(generated, texts, strict=True)
+    ]
 
 
 def log_probabilities(ready: Ready, rows: Sequence[score.Ids]) -> list[np.ndarray]:

@@ -355,6 +355,34 @@ def test_promptsource_makes_a_task_of_every_template():
     assert define.rates("promptsource")["promptsource_trees_name_it"] == 2.0
 
 
+def test_a_template_with_choices_is_ranked_as_t0_is_evaluated():
+    """Every row with each of its choices; the right one is marked."""
+    register(promptsource, "promptsource")
+    rows = made("promptsource_trees_Is_it_evergreen__score_eval")
+    told = [(*pair(row), row.metadata["question"], row.metadata["is_right"]) for row in rows]
+    assert told == [
+        ("Oak: is it evergreen?", "no", "0", "1"),
+        ("Oak: is it evergreen?", "yes", "0", "0"),
+        ("Fir: is it evergreen?", "no", "1", "0"),
+        ("Fir: is it evergreen?", "yes", "1", "1"),
+    ]
+
+
+def test_flan_ranks_every_row_under_every_template():
+    rows = made("flan_rte_rank", "validation")
+    plain = flan.rows("rte", "validation", flan.templates("rte", ""))
+    templates = flan.templates("rte", "")
+    asking = [str(i) for i, one in enumerate(templates) if one.targets.strip() == "{answer}"]
+    assert 1 < len(asking) < len(templates)
+    assert len(rows) == sum(len(row["options"]) for row in plain) * len(asking)
+    assert {row.metadata["template"] for row in rows} == set(asking)
+    for row in rows:
+        source = plain[int(row.metadata["question"])]
+        assert pair(row)[1] in source["options"]
+    right = [row for row in rows if row.metadata["is_right"] == "1"]
+    assert len(right) == len(plain) * len(asking)
+
+
 # ---- Bad rows of tasks that read rows before they make records
 
 
