@@ -166,7 +166,7 @@ def questions(task: str, split: str) -> Iterator[tuple[corpora.Made, list[str], 
             yield made._replace(metadata=told), listed, right
     if not count:
         raise errors.DataError(
-            f"no answer is an option; flan_{task}_rank, split {split!r}; only tasks whose rows have "
+            f"no answer is an option; flan_{task}_rank, split {split!r}; only tasks with rows of "
             "`options` can be ranked"
         )
 

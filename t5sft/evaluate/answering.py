@@ -86,7 +86,11 @@ def continuation(ready: Ready, record: records.Record) -> Continuation:
 
 def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list[Reply]:
     """Answers prompts, in order; an answer depends on its own prompt and place alone."""
-    stop = stopping.Stop(ready.vocabulary.decode, tuple(filter(None, how.stop))) if any(how.stop) else None
+    stop = (
+        stopping.Stop(ready.vocabulary.decode, tuple(filter(None, how.stop)))
+        if any(how.stop)
+        else None
+    )
     generated = decode.generate(
         ready.model,
         ready.params,

@@ -138,3 +138,22 @@ def test_no_file_and_no_rows(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(errors.DataError, match="no answers"):
         matching.read(tmp_path / "empty.jsonl")
+
+
+def test_answers_may_come_through_a_pipe(tmp_path):
+    """What <(zcat FILE) gives: no regular file, no kind in its name, readable once."""
+    import os
+    import threading
+
+    def through_a_pipe(text):
+        pipe = tmp_path / "63"
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_text, args=(text,), daemon=True).start()
+        return matching.read(str(pipe))
+
+    rows = through_a_pipe('{"index": 0, "response": "a"}\n{"prompt": "q", "response": "b"}\n')
+    assert [row["response"] for _, row in rows] == ["a", "b"]
+    assert rows[1][0].endswith("63:2")
+    with pytest.raises(errors.DataError, match=r"63:1"):
+        through_a_pipe('{"index": 0, "response": "a", "index": 1}\n')

@@ -1,0 +1,84 @@
+"""Evaluation across processes, and beside a training that writes checkpoints."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from t5sft.evaluate import results
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = pathlib.Path(__file__).with_name("evaluate_by_two.py")
+
+
+def environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def run_together(processes, devices, output):
+    port = str(free_port())
+    running = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, port, str(processes), str(i), str(devices), str(output)],
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+    said = [one.communicate(timeout=240)[0] for one in running]
+    for one, text in zip(running, said, strict=True):
+        assert one.returncode == 0, text.decode()[-2000:]
+    return [json.loads(pathlib.Path(f"{output}.{i}").read_text()) for i in range(processes)]
+
+
+@pytest.mark.slow
+def test_figures_do_not_depend_on_the_number_of_hosts(tmp_path):
+    (alone,) = run_together(1, 4, tmp_path / "one")
+    both = run_together(2, 2, tmp_path / "two")
+    for one in both:
+        np.testing.assert_allclose(one["scores"], alone["scores"], rtol=1e-5)
+        assert one["replies"] == alone["replies"]
+    assert len(results.read(f"{tmp_path / 'two'}.run")) == 1  # written by the first process alone
+
+
+@pytest.mark.slow
+def test_checkpoints_are_evaluated_while_training_writes_them(tmp_path):
+    """The watch starts beside the training, sees every step once and ends with the last."""
+    gin = tmp_path / "run.gin"
+    gin.write_text(
+        "include 'gin/models/tiny_t5.gin'\ninclude 'gin/optim/adafactor.gin'\n"
+        "include 'gin/runs/sft.gin'\nTASK = 'toy'\nTASK_MODULES = ('toy_task',)\n"
+        "VOCABULARY = 'bytes'\nTEMPLATE = 'plain'\nSTEPS = 6\nBATCH_SIZE = 8\n"
+        "LEARNING_RATE = 0.01\nWARMUP_STEPS = 1\nMAX_NEW_TOKENS = 8\nSAVE_EVERY = 2\n"
+        "ENCODER_LENGTH = 32\nDECODER_LENGTH = 16\nEVAL_EVERY = 100\n"
+    )
+    run = tmp_path / "run"
+    common = [sys.executable, "-m", "t5sft"]
+    flags = ["--gin_file", str(gin), "--gin_import", "toy_task", "--model_dir", str(run)]
+    env = {**environment(), "T5SFT_CACHE": str(tmp_path / "cache")}
+    watching = subprocess.Popen(
+        [*common, "evaluate", *flags, "--watch", "--wait_seconds", "200", "--num_examples", "3"],
+        env=env, cwd=ROOT, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    subprocess.run([*common, "train", *flags], env=env, cwd=ROOT, check=True, timeout=280)
+    _, said = watching.communicate(timeout=280)
+    assert watching.returncode == 0, said.decode()[-2000:]
+    lines = results.read(run)
+    steps = [one["step"] for one in lines if one["task"] == "toy_copy"]
+    assert steps == sorted(set(steps)) and steps[-1] == 6
+    removed = said.decode().count("was removed before")
+    assert len(steps) + removed <= 3
+    for one in lines:
+        assert one["n"] == 3 and one["metrics"].keys() == {"exact_match"}
+        assert one["vocabulary_sha256"] and one["template_sha256"] and one["versions"]["seqio"]
