@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from t5sft import errors
+from t5sft.convert import foreign
 from t5sft.train import checkpoint, manifest, stored
 
 POLL_SECONDS = 2.0
@@ -57,9 +58,9 @@ def home(model_dir, results_dir: str | None) -> pathlib.Path:
     try:
         found = pathlib.Path(checkpoint.find(path))
     except errors.CheckpointError:
-        if not path.exists():
-            return path  # a run that has not begun
-        found = path  # weights of others
+        if not foreign.is_foreign(path):
+            return path  # a run that has saved nothing yet
+        found = path
     is_step = found.parent.name == "checkpoints"
     return found.parent.parent if is_step else pathlib.Path("evaluations") / found.name
 

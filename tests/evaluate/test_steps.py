@@ -56,6 +56,10 @@ def test_results_of_bare_weights_do_not_lie_among_them(tmp_path, monkeypatch):
     assert steps.home(tmp_path / "run" / "checkpoints" / "5", None) == tmp_path / "run"
     assert str(steps.home(tmp_path / "weights", None)) == "evaluations/weights"
     assert steps.home(tmp_path / "weights", str(tmp_path / "x")) == tmp_path / "x"
+    # A run that has begun and saved nothing was taken for weights of others.
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    for name in ("begun", "not_begun"):
+        assert steps.home(tmp_path / name, None) == tmp_path / name
 
 
 def line(step, value, task="t", template="plain"):
