@@ -154,7 +154,7 @@ def check_jobset(found):
 
 def gpu(tmp_path):
     changes = [('accelerator = "tpu-v5-lite-podslice"', 'accelerator = "nvidia-h100-80gb"')]
-    changes += [('topology = "16x16"', 'nodes = 2\nsecret = "wandb"\nclaim = "data"')]
+    changes += [('topology = "4x4"', 'nodes = 2\nsecret = "wandb"\nclaim = "data"')]
     return written(tmp_path, GKE, *changes)
 
 
@@ -176,7 +176,7 @@ def test_the_manifest_of_two_slices():
     found = manifest(GKE)["spec"]
     (job,) = found["replicatedJobs"]
     spec = job["template"]["spec"]
-    assert (job["replicas"], spec["parallelism"], spec["completions"]) == (2, 64, 64)
+    assert (job["replicas"], spec["parallelism"], spec["completions"]) == (2, 4, 4)
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
@@ -299,8 +299,8 @@ def test_mistakes_are_told(changes, told, tmp_path):
 
 def test_a_shape_that_is_no_slice_is_told(tmp_path):
     with pytest.raises(errors.ConfigError, match="topology is '4by4'"):
-        gke.render(description.read(written(tmp_path, GKE, ("16x16", "4by4"))))
-    with pytest.raises(errors.ConfigError, match="256 chips is not 7 nodes of 4"):
+        gke.render(description.read(written(tmp_path, GKE, ("4x4", "4by4"))))
+    with pytest.raises(errors.ConfigError, match="16 chips is not 7 nodes of 4"):
         gke.render(description.read(written(tmp_path, GKE, ("slices = 2", "nodes = 7"))))
 
 
