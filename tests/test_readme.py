@@ -63,3 +63,8 @@ def test_every_family_is_named():
     named = set(re.findall(r"`(\w+)`", (ROOT / "docs/models.md").read_text()))
     assert families.FAMILIES.keys() <= named
     assert "umt5" not in families.FAMILIES and "mixtral" not in families.FAMILIES
+
+
+def test_every_test_named_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs/reliability.md").read_text())
+    assert len(named) > 12 and all((ROOT / name).is_file() for name in named)
