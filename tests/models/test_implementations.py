@@ -1,14 +1,18 @@
 """Models give the same by every implementation, on any mesh; wrong choices are told."""
 
 import dataclasses
+import importlib
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import tiny
 
 from t5sft import errors
-from t5sft.models.attention import choice
+from t5sft.models import attention
+from t5sft.models.attention import choice, cudnn, views
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules
 
@@ -37,16 +41,24 @@ def test_blockwise_on_a_mesh_of_rows_heads_and_length_is_the_reference(model):
 
 def test_dropout_is_the_references_to_the_same_bits():
     """One mask serves all queries of a head, so dropping values is dropping weights."""
-    batch = tiny.pack(tiny.examples())
-    out = []
-    for name in ("reference", "blockwise"):
-        model = dataclasses.replace(tiny.T5, dropout_rate=0.5, attention=name)
-        key = jax.random.key(3)
-        apply = tiny.jit(
-            lambda params, model=model, key=key: model.hidden(params, batch, dropout_key=key)
-        )
-        out.append(apply(tiny.hot(tiny.T5)))
-    np.testing.assert_allclose(*out, atol=1e-5 * np.abs(out[0]).max())
+    config = dataclasses.replace(tiny.DECODER, dropout_rate=0.5)
+    layer = attention.Attention(config)
+    segments = tiny.pack(tiny.examples())["decoder_segment_ids"]
+    mask = attention.packed_mask(segments, segments, causal=True)
+    sides = dict(query_segments=segments, key_segments=segments)
+    packed = attention.Packed(**sides, implementation="blockwise", causal=True)
+    x = np.random.default_rng(0).standard_normal((*segments.shape, config.emb_dim), np.float32)
+    params = layer.init(jax.random.key(0), x, attention.View(mask))
+
+    @tiny.jit
+    def both(params, x):
+        rngs = {"dropout": jax.random.key(3)}
+        sights = attention.View(mask), packed
+        return [layer.apply(params, x, view, rngs=rngs)[0] for view in sights]
+
+    want, got = both(params, x)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert np.abs(want - layer.apply(params, x, packed)[0]).max() > 1e-3
 
 
 def test_auto_goes_by_platform_length_and_features():
@@ -101,3 +113,26 @@ def test_a_model_refuses_before_anything_is_compiled():
 def test_an_unknown_implementation_is_told():
     with pytest.raises(errors.ConfigError, match="attention = 'blokwise' is unknown.*blockwise"):
         dataclasses.replace(tiny.T5, attention="blokwise")
+
+
+@pytest.mark.slow
+def test_cudnn_lowers_for_cuda(monkeypatch):
+    """Exported without a GPU: JAX asks the machine's cuDNN and card, so both are told here."""
+    library = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(library, "check_compute_capability", lambda capability: True)
+    floats = [jax.ShapeDtypeStruct((2, 512, n, 64), jnp.bfloat16) for n in (8, 4, 4)]
+    segments = jax.ShapeDtypeStruct((2, 512), jnp.int32)
+
+    def loss(query, key, value, segments):
+        limits = views.Limits(True, 256)
+        out = cudnn.attend(query, key, value, segments, segments, limits=limits)
+        return out.astype(jnp.float32).sum()
+
+    calls = ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"]
+    exported = jax.export.export(
+        jax.jit(jax.grad(loss, (0, 1, 2))),
+        platforms=["cuda"],
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(call) for call in calls],
+    )(*floats, segments)
+    assert all(f"@{call}(" in exported.mlir_module() for call in calls)

@@ -45,7 +45,12 @@ class Tokens(NamedTuple):
 def dot(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
     """Sums over one axis of each matrix, in float32."""
     return jax.lax.dot_general(
-        a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.float32
+        a,
+        b,
+        (((axes[0],), (axes[1],)), ((), ())),
+        # Products of bfloat16 are exact; Mosaic refuses them where the process asks for more.
+        precision=jax.lax.Precision.DEFAULT if a.dtype == jnp.bfloat16 else None,
+        preferred_element_type=jnp.float32,
     )
 
 
@@ -76,9 +81,7 @@ def scores(plan: Plan, tokens: Tokens, i, j):
     slope = None if cap is None else 1.0 - jnp.square(out / cap)
     if tokens.line is not None:
         window = tokens.line[0, :, pl.ds(line_start(plan, i, j), queries + keys)]
-        rows = jnp.broadcast_to(window, (keys, queries + keys))
-        # Row c moves right by c: entry (c, r) is the window at r - c + keys.
-        out = out + pltpu.roll(rows, 0, 1, stride=1, stride_axis=0)[:, keys:]
+        out = out + _spread(window, keys)[:, keys:]
     column = jnp.broadcast_to(tokens.key_segments[0], (128, keys)).T[:, :1]
     key_segments = jnp.broadcast_to(column, (keys, queries))
     mask = (key_segments == tokens.query_segments[0]) & (key_segments > 0)
@@ -171,6 +174,22 @@ def backward(plan: Plan, tokens: Tokens, given, log_z, delta, to_query, to_key, 
     @pl.when((i == plan.blocks_of_queries - 1) & (j == plan.blocks_of_keys - 1))
     def finish_queries():
         to_query[0, 0] = queries[...].astype(to_query.dtype)
+
+
+def _spread(window: jax.Array, keys: int) -> jax.Array:
+    """Spreads [1, queries + keys] over rows, row c moved right by c: [keys, queries + keys].
+
+    Entry (c, r + keys) is the window at r - c + keys. Eight rows are made bit by bit, then their
+    number doubles; from 128 rows on a move is by whole registers, and free. (A strided roll does
+    it at once, but on a v4 there is none.)
+    """
+    rows = jnp.broadcast_to(window, (ROWS, window.shape[1]))
+    row = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0)
+    for bit in (1, 2, 4):
+        rows = jnp.where((row & bit) > 0, pltpu.roll(rows, bit, 1), rows)
+    while rows.shape[0] < keys:
+        rows = jnp.concatenate([rows, pltpu.roll(rows, rows.shape[0], 1)], axis=0)
+    return rows
 
 
 def _diagonals(block: jax.Array) -> jax.Array:
