@@ -69,10 +69,10 @@ def test_another_configuration_is_named(folder, tmp_path):
         assert ", 1 on process 1 (host" in text and "start them with the same command" in text
 
 
-def begin_long_run(folder, directory):
+def begin_long_run(folder, directory, *more):
     """Two processes that have made some steps and have very many to go."""
     port = many.free_port()
-    flags = ("--steps", "1000000", "--gin.LOG_EVERY=20", *QUICK)
+    flags = ("--steps", "1000000", "--gin.LOG_EVERY=20", *QUICK, *more)
     both = [many.start(folder, directory, *flags, place=(port, 2, i)) for i in range(2)]
     many.wait_for(both[0], r"^step \d+/1000000")
     return both
@@ -104,6 +104,17 @@ def test_a_lost_peer_is_named(folder, tmp_path, victim, fate, reason):
     assert f"process {victim} (host" in line and reason in line
     if victim == 1:
         assert "it was at step" in line or "step" in line
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_after_the_same_step_saved(folder, tmp_path):
+    both = begin_long_run(folder, tmp_path, "--json")
+    both[1].terminate()
+    ended = [process.communicate(timeout=90) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    first, second = (json.loads(out) for out, _ in ended)
+    assert first["step"] == second["step"] > 1 and not first["is_done"]
+    assert (tmp_path / "checkpoints" / str(first["step"]) / "manifest.json").is_file()
 
 
 @pytest.mark.slow
