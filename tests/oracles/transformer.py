@@ -16,7 +16,7 @@ def t5_logits(params, model, source, target):
     for layer in range(model.num_encoder_layers):
         p = at(params["encoder"]["layers"], layer)
         x = x + self_attention(x, p["self_attention"], model, bias=bias, causal=False)
-        x = x + mlp(x, p["mlp"], model, gelu)
+        x = x + mlp(x, p["mlp"], model, ACTIVATIONS[model.activation])
     encoded = norm(x, params["encoder"]["norm"], model)
 
     x = params["embedding"][target]
@@ -25,7 +25,7 @@ def t5_logits(params, model, source, target):
         p = at(params["decoder"]["layers"], layer)
         x = x + self_attention(x, p["self_attention"], model, bias=bias, causal=True)
         x = x + cross_attention(x, encoded, p["cross_attention"], model)
-        x = x + mlp(x, p["mlp"], model, gelu)
+        x = x + mlp(x, p["mlp"], model, ACTIVATIONS[model.activation])
     x = norm(x, params["decoder"]["norm"], model)
     if model.logits_via_embedding:
         return x / math.sqrt(model.emb_dim) @ params["embedding"].T
@@ -72,6 +72,9 @@ def gelu(x):
 
 def silu(x):
     return x / (1 + np.exp(-x))
+
+
+ACTIVATIONS = {"gelu": gelu, "silu": silu}
 
 
 def mlp(x, p, model, activation):
