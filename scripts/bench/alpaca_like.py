@@ -20,7 +20,8 @@ import numpy as np
 import step as step_bench
 import windows
 
-from t5sft.data import cache, fingerprint, prepare, preprocess, records
+from t5sft.data import cache, prepare, preprocess, records
+from t5sft.data.preparing import fingerprint
 from t5sft.train import optim
 
 EOS = 1

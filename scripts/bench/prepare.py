@@ -64,7 +64,8 @@ def processor_seconds() -> float:
 def ours(path: str, vocabulary: str, cache: str) -> tuple[int, float, float]:
     """Returns examples, seconds and CPU seconds of t5sft."""
     from t5sft.data import cache as cache_lib
-    from t5sft.data import packing, prepare, sources, units, workshop
+    from t5sft.data import packing, prepare, sources, units
+    from t5sft.data.preparing import workshop
 
     data = settings(path, vocabulary, cache)
     with workshop.Pool(None) as pool:

@@ -23,7 +23,8 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from t5sft.data import cache, finding, parts, prepare, reading, vocab
+from t5sft.data import cache, prepare, reading, vocab
+from t5sft.data.preparing import finding, parts
 
 
 def read(task: str, data: prepare.Data, split: str, directory: str) -> Iterator[tuple]:

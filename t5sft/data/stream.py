@@ -23,19 +23,8 @@ import msgpack
 import numpy as np
 
 from t5sft import errors
-from t5sft.data import (
-    batches,
-    cache,
-    finding,
-    mixture,
-    packing,
-    parts,
-    prepare,
-    reading,
-    units,
-    vocab,
-    workshop,
-)
+from t5sft.data import batches, cache, mixture, packing, prepare, reading, units, vocab
+from t5sft.data.preparing import finding, parts, workshop
 
 CHUNKS = 4  # of the pipeline in a block
 _KEPT = 8  # blocks in memory

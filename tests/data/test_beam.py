@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from t5sft.data import beam, cache, parts, prepare, reading
+from t5sft.data import beam, cache, prepare, reading
+from t5sft.data.preparing import parts
 
 TOY = prepare.Data(
     task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16

@@ -7,17 +7,8 @@ import numpy as np
 import pytest
 
 from t5sft import errors
-from t5sft.data import (
-    cache,
-    data_card,
-    figures,
-    page,
-    prepare,
-    preprocess,
-    summary,
-    templates,
-    vocab,
-)
+from t5sft.data import cache, page, prepare, preprocess, templates, vocab
+from t5sft.data.preparing import data_card, figures, summary
 
 USER, ASSISTANT = (templates.ROLES.index(role) for role in ("user", "assistant"))
 

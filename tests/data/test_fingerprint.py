@@ -10,7 +10,8 @@ import shutil
 import pytest
 
 import t5sft
-from t5sft.data import cache, fingerprint, prepare, templates, vocab
+from t5sft.data import cache, prepare, templates, vocab
+from t5sft.data.preparing import fingerprint
 
 DAY = 24 * 3600
 

@@ -13,7 +13,8 @@ import pytest
 from toy_data import TOY, write_rows
 
 from t5sft import errors
-from t5sft.data import cache, parts, prepare, workshop
+from t5sft.data import cache, prepare
+from t5sft.data.preparing import parts, workshop
 
 
 @pytest.fixture(scope="module")

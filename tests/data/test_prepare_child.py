@@ -13,7 +13,8 @@ import pytest
 from toy_data import TOY
 
 from t5sft import errors
-from t5sft.data import cache, parts, prepare
+from t5sft.data import cache, prepare
+from t5sft.data.preparing import parts
 
 
 def child(data, tmp_path, monkeypatch, source):
@@ -61,7 +62,7 @@ def test_a_child_prepares_and_this_process_stays_without_tensorflow(tmp_path):
         textwrap.dedent("""
         import os, pathlib, signal
         import toy_task
-        from t5sft.data import parts
+        from t5sft.data.preparing import parts
 
         merge = parts.merge
 
@@ -108,7 +109,8 @@ def test_a_child_prepares_and_this_process_stays_without_tensorflow(tmp_path):
 def test_what_a_worker_needs_is_without_tensorflow_and_jax():
     code = """
         import sys
-        from t5sft.data import parts, prepare, workshop
+        from t5sft.data import prepare
+        from t5sft.data.preparing import parts, workshop
         with workshop.Pool(2) as pool:
             assert pool.submit(abs, -3).result() == 3
         assert not {"tensorflow", "seqio", "jax", "flax"} & set(sys.modules)
@@ -121,8 +123,9 @@ def test_what_a_worker_needs_is_without_tensorflow_and_jax():
 def test_parts_do_not_depend_on_the_number_of_workers_and_a_worker_dies_with_its_parent(tmp_path):
     """Without SeqIO, in a process of its own: chunks of texts, made by none, one and three."""
     code = f"""
-        import os, pathlib, pickle, signal, time
-        from t5sft.data import parts, prepare, reading, workshop
+        import os, pathlib, signal, time
+        from t5sft.data import prepare, reading
+        from t5sft.data.preparing import parts, workshop
         data = prepare.Data(task="t", vocabulary="bytes")
         pids = []
         for workers in (0, 1, 3):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from t5sft import errors
-from t5sft.data import batches, parts, prepare, reading, stream, workshop
+from t5sft.data import batches, prepare, reading, stream
+from t5sft.data.preparing import parts, workshop
 
 DATA = prepare.Data(
     task="toy", vocabulary="bytes", modules=("toy_task",), encoder_length=32, decoder_length=16,

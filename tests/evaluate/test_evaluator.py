@@ -6,7 +6,8 @@ import json
 import pytest
 
 from t5sft import errors
-from t5sft.data import define, parts, prepare, preprocess, sources, templates, vocab
+from t5sft.data import define, prepare, preprocess, sources, templates, vocab
+from t5sft.data.preparing import parts
 from t5sft.evaluate import answering, evaluator, run, scores
 from t5sft.generate import decode
 from t5sft.models import decoder, t5

@@ -5,7 +5,7 @@ import json
 from golden import tokens
 from oracles import corpora
 
-from t5sft.data import fingerprint
+from t5sft.data.preparing import fingerprint
 
 TODO = "raise fingerprint.SEMANTICS if this is meant, then python tests/golden/tokens.py"
 

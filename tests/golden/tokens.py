@@ -34,8 +34,10 @@ def samples() -> dict[str, list]:
     from oracles import corpora
 
     from t5sft.data import prepare, sources
+    from t5sft.data.corpora import follow
 
     out = {}
+    follow(prepare.Data(task="any", vocabulary="bytes"))  # whatever was prepared in this process
     for module in corpora.EXPECTED:
         loaded = importlib.import_module(f"t5sft.tasks.{module}")
         if module in corpora.WITH_REGISTER:
@@ -110,7 +112,7 @@ def _short(value) -> str:
 def remake() -> None:
     from oracles import corpora
 
-    from t5sft.data import fingerprint
+    from t5sft.data.preparing import fingerprint
 
     os.environ["T5SFT_DATA"] = str(corpora.SAMPLES)
     old = json.loads(FILE.read_text()) if FILE.exists() else {"semantics": 0, "digests": {}}

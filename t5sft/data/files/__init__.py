@@ -14,12 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from t5sft import errors
 from t5sft.data.files import examples, lines, tables
-from t5sft.data.files.paths import data_folder, expand, find, kind_of
+from t5sft.data.files.paths import below, data_folder, expand, find, kind_of
 from t5sft.data.files.rejects import Bad, OnBadRecord, Rejects
 
 __all__ = [
-    "Bad", "OnBadRecord", "Place", "Rejects", "data_folder", "expand", "find", "kind_of", "locate",
-    "read_rows",
+    "Bad", "OnBadRecord", "Place", "Rejects", "below", "data_folder", "expand", "find", "kind_of",
+    "locate", "read_rows",
 ]  # fmt: skip
 
 

@@ -113,3 +113,12 @@ def find(corpus: str, pattern: str, *, how_to_get: str) -> list[pathlib.Path]:
             "name the folder by --data DIRECTORY or T5SFT_DATA"
         )
     return expand(f"{glob.escape(str(folder))}/{pattern}", root=folder)
+
+
+def below(path: str) -> list[pathlib.Path]:
+    """Returns the files of a path, glob or directory (all below it), sorted."""
+    place = pathlib.Path(path).expanduser()
+    if place.is_dir():
+        return sorted(file for file in place.rglob("*") if file.is_file())
+    found = [place] if place.is_file() else glob.glob(str(place), recursive=True)
+    return sorted(pathlib.Path(file) for file in found if pathlib.Path(file).is_file())

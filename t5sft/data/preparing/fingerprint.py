@@ -7,7 +7,6 @@ with the disk, by size and time of change, by content where these differ. No Ten
 
 import ast
 import dataclasses
-import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,13 +16,11 @@ import pathlib
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from t5sft import errors
-from t5sft.data import templates, vocab
-
-if TYPE_CHECKING:
-    from t5sft.data.prepare import Data
+from t5sft.data import files, templates, vocab
+from t5sft.data.settings import Data
 
 FORMAT = 3  # of the files of a prepared split
 # Of what a row becomes: readers, templates, policies, tokens. Raised when any of them gives other
@@ -34,7 +31,7 @@ _RACY_NS = 2_000_000_000  # a file changed so shortly before it was measured may
 _ROOT = "$T5SFT_DATA/"
 
 
-def settings(data: "Data", layout: str, split: str) -> dict[str, Any]:
+def settings(data: Data, layout: str, split: str) -> dict[str, Any]:
     """Returns all that decides the tokens of a split, apart from the source files: name -> value.
 
     Raises:
@@ -89,7 +86,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(told)
 
 
-def measure(data: "Data", listed: Iterable[str]) -> dict:
+def measure(data: Data, listed: Iterable[str]) -> dict:
     """Returns the source files of a split with size, time and SHA-256, as its card keeps them.
 
     Args:
@@ -109,17 +106,8 @@ def measure(data: "Data", listed: Iterable[str]) -> dict:
     return {"files": entries, "folders": folders, "measured_ns": time.time_ns()}
 
 
-def files(path: str) -> list[pathlib.Path]:
-    """Returns the files of a path, glob or directory (all below it), sorted."""
-    place = pathlib.Path(path).expanduser()
-    if place.is_dir():
-        return sorted(file for file in place.rglob("*") if file.is_file())
-    found = [place] if place.is_file() else glob.glob(str(place), recursive=True)
-    return sorted(pathlib.Path(file) for file in found if pathlib.Path(file).is_file())
-
-
-def _own_files(data: "Data") -> list[pathlib.Path]:
-    return [] if data.data is None else files(data.data)
+def _own_files(data: Data) -> list[pathlib.Path]:
+    return [] if data.data is None else files.below(data.data)
 
 
 def _measured(path: pathlib.Path) -> dict[str, Any]:
@@ -167,28 +155,28 @@ def _is_folder(path: str | None) -> bool:
     return path is not None and os.path.isdir(os.path.expanduser(path))
 
 
-def _root(data: "Data") -> str:
+def _root(data: Data) -> str:
     place = data.data if _is_folder(data.data) else None
     return os.path.abspath(
         os.path.expanduser(place or os.environ.get("T5SFT_DATA") or "~/t5sft_data")
     )
 
 
-def _portable(data: "Data", path: pathlib.Path) -> str:
+def _portable(data: Data, path: pathlib.Path) -> str:
     """Writes a path below $T5SFT_DATA relative to it: the corpora may move."""
     absolute, root = str(path.absolute()), _root(data)
     inside = absolute.startswith(root + os.sep)
     return _ROOT + os.path.relpath(absolute, root) if inside else absolute
 
 
-def _located(data: "Data", path: str) -> pathlib.Path:
+def _located(data: Data, path: str) -> pathlib.Path:
     is_portable = path.startswith(_ROOT)
     return (
         pathlib.Path(_root(data), path.removeprefix(_ROOT)) if is_portable else pathlib.Path(path)
     )
 
 
-def changed(data: "Data", measured: dict) -> tuple[str, dict | None]:
+def changed(data: Data, measured: dict) -> tuple[str, dict | None]:
     """Compares source files with what a card says of them.
 
     Returns:

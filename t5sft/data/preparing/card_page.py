@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from t5sft.data import cache, figures, page
+from t5sft.data import cache, page
+from t5sft.data.preparing import figures
 
 _MAX_TASKS = 40  # drawn; the table has all
 _MARKS = ("p50", "p95", "max")

@@ -5,15 +5,13 @@ card itself, see `data_card`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from t5sft import errors
 from t5sft.data import batches, cache, templates, units, vocab
-
-if TYPE_CHECKING:
-    from t5sft.data.prepare import Data
+from t5sft.data.settings import Data
 
 _MAX_BLOCKS = 8  # of the stream, from which packing is measured
 _NUM_BINS = 40
@@ -29,7 +27,7 @@ class Span(NamedTuple):
     is_control: bool  # a control token, by its name
 
 
-def parse_lengths(texts: Sequence[str], data: "Data", layout: str) -> list[tuple[int, int]]:
+def parse_lengths(texts: Sequence[str], data: Data, layout: str) -> list[tuple[int, int]]:
     """Reads "2048" (a decoder's row) or "1024,512" (rows of encoder and decoder).
 
     Raises:

@@ -13,15 +13,13 @@ import pathlib
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from t5sft import errors
 from t5sft.data import cache, preprocess, reading, records, templates, truncation, vocab
-
-if TYPE_CHECKING:
-    from t5sft.data.prepare import Data
+from t5sft.data.settings import Data
 
 
 class Part(NamedTuple):
@@ -44,14 +42,14 @@ def name(chunk: reading.Chunk) -> tuple[str, bytes]:
     return f"{chunk.number:06d}-{hashlib.blake2b(payload, digest_size=8).hexdigest()}", payload
 
 
-def make(payload: bytes, path: str, task: str, data: "Data", layout: str) -> dict[str, int]:
+def make(payload: bytes, path: str, task: str, data: Data, layout: str) -> dict[str, int]:
     """Tokenises a chunk and writes its part; returns what it counts."""
     part = tokenise(reading.from_bytes(payload), task, data, layout)
     write(pathlib.Path(path), part)
     return part.counts
 
 
-def tokenise(chunk: reading.Chunk, task: str, data: "Data", layout: str) -> Part:
+def tokenise(chunk: reading.Chunk, task: str, data: Data, layout: str) -> Part:
     """Turns the records of a chunk into tokens.
 
     Raises:
@@ -83,13 +81,13 @@ def tokenise(chunk: reading.Chunk, task: str, data: "Data", layout: str) -> Part
     return Part(arrays, dict(counts), list(groups))
 
 
-def options(data: "Data", layout: str) -> preprocess.Options:
+def options(data: Data, layout: str) -> preprocess.Options:
     """Returns how a run's records become examples."""
     names = {field.name for field in dataclasses.fields(preprocess.Options)} - {"layout"}
     return preprocess.Options(layout=layout, **{name: getattr(data, name) for name in names})
 
 
-def _of_texts(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
+def _of_texts(chunk, task: str, data: Data, layout: str) -> Iterator[tuple]:
     """Yields (position, template, Made) of every row of a chunk of text."""
     found: list[records.Record | records.Dropped] = []
     first = chunk.number * reading.CHUNK
@@ -112,7 +110,7 @@ def _of_texts(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
             yield first + i, "", preprocess.dropped(one)
 
 
-def _of_ids(chunk, task: str, data: "Data", layout: str) -> Iterator[tuple]:
+def _of_ids(chunk, task: str, data: Data, layout: str) -> Iterator[tuple]:
     """Yields (position, "", Made) of every row of a chunk of ids."""
     vocabulary, how = vocab.load(data.vocabulary), options(data, layout)
     lengths = {"encoder_length": how.encoder_length, "decoder_length": how.decoder_length}
@@ -145,7 +143,7 @@ def from_ids(
     row: Mapping[str, np.ndarray],
     vocabulary: vocab.Vocabulary,
     where: str,
-    data: "Data",
+    data: Data,
     layout: str,
 ) -> preprocess.Example:
     """Turns ids that a SeqIO task made itself into an example; they stay as they are, 0 as well.

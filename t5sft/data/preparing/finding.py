@@ -4,27 +4,25 @@ import contextlib
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING
 
-from t5sft.data import cache, fingerprint
-
-if TYPE_CHECKING:
-    from t5sft.data.prepare import Data
+from t5sft.data import cache
+from t5sft.data.preparing import fingerprint
+from t5sft.data.settings import Data
 
 
-def directory(data: "Data", layout: str, split: str) -> pathlib.Path:
+def directory(data: Data, layout: str, split: str) -> pathlib.Path:
     """Returns where the split is prepared, or will be if its task reads nothing but `data.data`."""
     ready, _ = find(data, layout, split)
     return ready or root(data) / digest(data, layout, split)
 
 
-def digest(data: "Data", layout: str, split: str) -> str:
+def digest(data: Data, layout: str, split: str) -> str:
     """Returns a name made of the settings and the bytes of data, vocabulary, tasks and code."""
     measured = fingerprint.measure(data, [])
     return f"{stem(data, layout, split)}-{fingerprint.content(measured)}"
 
 
-def origin(data: "Data", layout: str, split: str, measured: dict) -> dict:
+def origin(data: Data, layout: str, split: str, measured: dict) -> dict:
     """Returns what a card says of what it was made of: `find` compares it.
 
     Args:
@@ -34,20 +32,20 @@ def origin(data: "Data", layout: str, split: str, measured: dict) -> dict:
     return {"format": fingerprint.FORMAT, "settings": settings, "sources": measured}
 
 
-def root(data: "Data") -> pathlib.Path:
+def root(data: Data) -> pathlib.Path:
     root = data.cache_dir or os.environ.get("T5SFT_CACHE")
     if not root:
         root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "t5sft"
     return pathlib.Path(root).expanduser() / "prepared"
 
 
-def stem(data: "Data", layout: str, split: str) -> str:
+def stem(data: Data, layout: str, split: str) -> str:
     """Returns the part of a name that the source files have no share in."""
     name = fingerprint.short(fingerprint.settings(data, layout, split))
     return f"{fingerprint.file_name(data.task)}-{fingerprint.file_name(split)}-{name}"
 
 
-def find(data: "Data", layout: str, split: str) -> tuple[pathlib.Path | None, str]:
+def find(data: Data, layout: str, split: str) -> tuple[pathlib.Path | None, str]:
     """Returns a split prepared from what is there now, or (None, why there is none).
 
     Quick, and without SeqIO: sources are told by size and time, and hashed where these differ.
@@ -70,7 +68,7 @@ def find(data: "Data", layout: str, split: str) -> tuple[pathlib.Path | None, st
     return None, "not prepared before"
 
 
-def _cards(data: "Data", pattern: str) -> list[tuple[dict, pathlib.Path]]:
+def _cards(data: Data, pattern: str) -> list[tuple[dict, pathlib.Path]]:
     """Returns the cards of this format whose directories match, the newest first."""
     found = []
     for path in root(data).glob(f"{pattern}/card.json"):

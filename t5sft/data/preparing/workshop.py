@@ -18,13 +18,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from t5sft import errors
-from t5sft.data import parts, reading, vocab
-
-if TYPE_CHECKING:
-    from t5sft.data.prepare import Data
+from t5sft.data import reading, vocab
+from t5sft.data.preparing import parts
+from t5sft.data.settings import Data
 
 _STALE_SECONDS = 7 * 24 * 3600  # after which unfinished work is not taken up again
 _TELL_SECONDS = 10.0
@@ -119,7 +118,7 @@ def tokenise(
     directory: pathlib.Path,
     task: str,
     split: str,
-    data: "Data",
+    data: Data,
     layout: str,
     *,
     pool: Pool | None = None,

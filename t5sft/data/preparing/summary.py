@@ -15,12 +15,10 @@ The object; every figure of "splits" is there for the splits together, too:
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from t5sft.data import cache, card_page, figures, vocab
-
-if TYPE_CHECKING:
-    from t5sft.data.prepare import Data
+from t5sft.data import cache, vocab
+from t5sft.data.preparing import card_page, figures
+from t5sft.data.settings import Data
 
 _COUNTS = (
     "examples", "read", "kept", "dropped", "truncated", "tokens", "learnt_tokens", "duplicates"
@@ -28,7 +26,7 @@ _COUNTS = (
 _MAX_TASKS = 12  # told on a terminal
 
 
-def lengths(texts: Sequence[str], data: "Data", layout: str) -> list[tuple[int, int]]:
+def lengths(texts: Sequence[str], data: Data, layout: str) -> list[tuple[int, int]]:
     """Reads --sequence_length; by default the lengths of the run's own rows."""
     own = (data.encoder_length, data.decoder_length)
     return figures.parse_lengths(texts, data, layout) or [own]
@@ -36,7 +34,7 @@ def lengths(texts: Sequence[str], data: "Data", layout: str) -> list[tuple[int, 
 
 def summary(
     splits: Mapping[str, cache.Split],
-    data: "Data",
+    data: Data,
     layout: str,
     lengths: Sequence[tuple[int, int]],
 ) -> dict:
