@@ -98,7 +98,8 @@ def _told(row, vocabulary, template, options):
     except errors.DataError as error:
         return type(error).__name__
     columns = [
-        [[float(x) for x in column] for side in one for column in side]
+        # A cache has no -0.0; which of the two zeros a mould holds depends on who came first.
+        [[float(x) + 0.0 for x in column] for side in one for column in side]
         for unit in made.units
         for one in unit
     ]
