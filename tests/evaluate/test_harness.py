@@ -47,6 +47,7 @@ def test_continuations_are_scored_without_an_end_token(layout):
     assert np.isfinite(got[2][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", MODELS)
 def test_what_is_generated_greedily_is_greedy(layout):
     loaded = ready(layout)
