@@ -9,7 +9,9 @@ from t5sft.generate import beam, decode
 from t5sft.parallel import mesh, rules
 
 NEW = 5
-BOTH = pytest.mark.parametrize("model", [tiny.T5, tiny.DECODER], ids=["t5", "decoder"])
+BOTH = pytest.mark.parametrize(
+    "model", [tiny.T5, pytest.param(tiny.DECODER, marks=pytest.mark.slow)], ids=["t5", "decoder"]
+)
 
 
 def prompts():

@@ -77,7 +77,7 @@ def slow_sample(model, params, prompt, sampler, key):
     "settings",
     [
         dict(temperature=1.0, top_k=20, top_p=0.95, min_p=0.01, repetition_penalty=1.3),
-        dict(repetition_penalty=1.5),
+        pytest.param(dict(repetition_penalty=1.5), marks=pytest.mark.slow),
     ],
     ids=["all", "greedy"],
 )
