@@ -25,6 +25,7 @@ class Recipe:
       shapes: SeqIO's feature name -> abstract array of the global batch.
       mesh: sizes, or None for all devices as data.
       steps: of the whole run.
+      compiler_options: XLA's, for TPUs.
     """
 
     model: Any
@@ -36,6 +37,7 @@ class Recipe:
     rules: Sequence
     seed: int
     steps: int
+    compiler_options: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +143,11 @@ def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = Non
     """
     mesh = mesh_lib.resolve(recipe.mesh, topology.devices(place))
     lowered, like, batch = lower(recipe, mesh)
+    options = None if place.is_fake else recipe.compiler_options
     begun = time.perf_counter()
     try:
         with _compiled_anew():
-            compiled = lowered.compile()
+            compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
         needed = memory.of_failure(error, like, batch)
         if needed is None:

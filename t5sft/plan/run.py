@@ -29,6 +29,7 @@ def plan(
     seed: int = 0,
     mesh: mesh_lib.MeshSpec | None = None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
+    compiler_options: dict | None = None,
     search: bool = False,
     max_compiles: int = 6,
     hlo: str | None = None,
@@ -37,8 +38,8 @@ def plan(
 
     Args:
       topology: as Google Cloud names it (`topology.parse`).
-      model, optimizer, steps, batch_size, objective, microbatches, seed, mesh, rules: as of
-        `train.run.train`.
+      model, optimizer, steps, batch_size, objective, microbatches, seed, mesh, rules,
+        compiler_options: as of `train.run.train`.
       encoder_length, decoder_length: S and T of a row; of the data nothing else matters.
       search: also try other meshes, microbatches and remat policies; max_compiles: at most so many.
       hlo: file for the text of the compiled program, compressed.
@@ -64,6 +65,7 @@ def plan(
         rules=rules,
         seed=seed,
         steps=steps,
+        compiler_options=compiler_options,
     )
     print(f"compiling for {place} ...", file=sys.stderr, flush=True)
     planned = measure.plan(recipe, place, hlo_file=hlo)

@@ -42,6 +42,11 @@ class Topology:
         return self.product.chip
 
     @property
+    def is_fake(self) -> bool:
+        """Whether it is made of CPU devices, which stand for chips."""
+        return self.product is slices.CPU
+
+    @property
     def num_chips(self) -> int:
         return math.prod(self.shape) * self.num_slices
 
@@ -55,7 +60,7 @@ class Topology:
         return size if self.num_slices == 1 else f"{self.num_slices}x{size}"
 
     def __str__(self) -> str:
-        if self.product is slices.CPU:
+        if self.is_fake:
             return f"{self.num_chips} CPU devices"
         several = f"{self.num_slices} slices of " if self.num_slices > 1 else ""
         shape = "x".join(map(str, self.shape))
@@ -132,7 +137,7 @@ def devices(topology: Topology) -> list:
     Raises:
       ConfigError: libtpu is not installed, or this JAX has too few CPU devices.
     """
-    if topology.product is slices.CPU:
+    if topology.is_fake:
         return _cpu_devices(topology.num_chips)
     return list(_described(topology))
 
