@@ -5,13 +5,20 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from t5sft.objectives import logprobs
+from t5sft.objectives import chunked, logprobs
 
 Normalize = Literal["token", "example", "batch_tokens"]
 
 
 def sft(
-    model, params, batch, key, *, z_loss: float = 0.0, normalize: Normalize = "token"
+    model,
+    params,
+    batch,
+    key,
+    *,
+    z_loss: float = 0.0,
+    normalize: Normalize = "token",
+    num_chunks: int | None = None,
 ) -> logprobs.Terms:
     """Sums the cross-entropy of a batch over the tokens that `decoder_loss_weights` says learn.
 
@@ -24,17 +31,27 @@ def sft(
         learnt tokens of the global batch, by their weights; "example": its examples, each of which
         counts by its own mean; "batch_tokens": all B * T places of the global batch, so that a
         learnt token weighs the same in every step.
+      num_chunks: parts of the rows whose logits are computed one after the other
+        (`chunked.num_chunks`); None: as few as the memory of a device asks for, mostly one.
     """
     weights = batch["decoder_loss_weights"]
     hidden = model.hidden(params, batch, dropout_key=key)  # [B, T, D]
     # Masked before the logits: whatever a padded place holds, its gradient is exactly zero.
     hidden = jnp.where(weights[..., None] > 0, hidden, 0)
-    logits = model.unembed(params, hidden)
     of_loss = weights
     if normalize == "example":
         of_loss = example_weights(weights, batch["decoder_segment_ids"])
     targets = batch["decoder_target_tokens"]
-    terms = logprobs.cross_entropy(logits, targets, weights, of_loss=of_loss, z_loss=z_loss)
+    options = {"of_loss": of_loss, "z_loss": z_loss}
+    parts = chunked.num_chunks(weights.shape, model.vocab_size, num_chunks)
+    if parts == 1:
+        logits = model.unembed(params, hidden)
+        terms = logprobs.cross_entropy(logits, targets, weights, **options)
+    else:
+        kernel = model.head_kernel(params)
+        terms = chunked.cross_entropy(
+            model.logits, kernel, hidden, targets, weights, num_chunks=parts, **options
+        )
     if normalize == "batch_tokens":
         terms = terms._replace(weight=jnp.asarray(weights.size, jnp.float32))
     return terms
