@@ -36,7 +36,8 @@ class Model:
       max_position_embeddings: longest row the weights were made for, which other frameworks want to
         be told; nothing is cut by it.
       remat: what the backward pass computes again, to save memory: "none", "dots" (all but matrix
-        products with a parameter), "full" (each block whole).
+        products with a parameter), "full" (each block whole); "dots_offload" and "full_offload"
+        move what these two keep to the host's memory and back.
       scan_unroll: layers per step of the loop over layers; more take longer to compile, and may run
         faster.
       attention: the implementation, a name in `attention.NAMES`; "auto" picks by the devices'

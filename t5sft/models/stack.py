@@ -4,14 +4,30 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from t5sft.models import attention, layers
 from t5sft.models.attention import cache as cached
+from t5sft.parallel import explicit
 
+INPUT = "block_input"
+
+
+def _keep_but_gathered(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Keeps all but gathered weights: they would be the whole model on every device."""
+    return primitive.name != "all_gather" and parameters.get("name") != explicit.GATHERED
+
+
+_policies = jax.checkpoint_policies
+_TO_HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
 POLICIES = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "none": _keep_but_gathered,
+    "dots": _policies.dots_with_no_batch_dims_saveable,
+    "dots_offload": _policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    "full": _policies.nothing_saveable,
+    "full_offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[INPUT], **_TO_HOST
+    ),
 }
 
 
@@ -44,6 +60,7 @@ class Block(nn.Module):
         is_local: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Maps [B, T, D] to [B, T, D] and the new keys and values, None without a cache."""
+        x = checkpoint_name(x, INPUT)
         own = sight.own
         if sight.local is not None:
             own = attention.choose(is_local, sight.local, own)
@@ -65,7 +82,7 @@ class Stack(nn.Module):
 
     def setup(self) -> None:
         block, unroll = Block, min(self.config.scan_unroll, self.num_layers)
-        if self.config.remat != "none":
+        if self.config.remat != "none" or explicit.is_split(("embed",)):
             # Inside a loop XLA cannot merge what is computed again with what was computed first.
             whole = unroll == self.num_layers
             block = nn.remat(Block, policy=POLICIES[self.config.remat], prevent_cse=whole)

@@ -11,10 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5sft.parallel import rules as rules_lib
 from t5sft.parallel.rules import Names, Rules
+
+GATHERED = "gathered"  # weights made whole, as remat policies name them
 
 
 def batch_axes(mesh: Mesh, rules: Rules) -> tuple[str, ...]:
@@ -88,10 +91,17 @@ def gather(weights: jax.Array, names: Names) -> jax.Array:
 
     One mesh axis after the other, the inner ones first, as their parts lie next to each other.
     """
+    if not is_split(names):
+        return weights
     for dimension, axes in enumerate(_over(names)):
         for axis in reversed(axes):
             weights = jax.lax.all_gather(weights, axis, axis=dimension, tiled=True)
-    return weights
+    return checkpoint_name(weights, GATHERED)
+
+
+def is_split(names: Names) -> bool:
+    """Tells whether devices hold parts of such a parameter that `gather` makes whole."""
+    return any(_over(names))
 
 
 def lookup(table: jax.Array, tokens: jax.Array, names: Names, dtype) -> jax.Array:

@@ -36,6 +36,7 @@ def train(
     seed: int = 0,
     mesh=None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
+    compiler_options: dict | None = None,
     log_every: int = 50,
     eval_every: int = 0,
     save_every: int = 0,
@@ -52,12 +53,11 @@ def train(
       batch_size: B, rows of a global batch; microbatches: parts that it is worked through in.
       init_from: where the parameters of step 0 come from (`start.find`); None: random.
       pack: False gives every example its own row; mixing: sizes of tasks -> rates; None: SeqIO's.
-      eval_every: steps between evaluations on "validation", also the last; 0: only the last.
-      save_every: steps between checkpoints; the last step is always saved.
+      eval_every, save_every: steps between validations and checkpoints; the last has both always.
       guard: of bad batches; on_damage: "fallback" goes on from the step before a damaged one.
       skip_batches: ranges ((first, last), ...) of batches never learnt; goes back before them.
-      allow_changes: resume with other data, tokenizer or batch size.
-      mesh: sizes; None is all devices as data; config: the gin text, kept with checkpoints.
+      allow_changes: resume with other data, tokenizer or batch size; config: the gin text, kept.
+      mesh: sizes; None is all devices as data; compiler_options: XLA's for TPUs.
     """
     mesh = mesh_lib.resolve(mesh)
     step_lib.check_batch(batch_size, microbatches, mesh, rules)
@@ -74,9 +74,9 @@ def train(
         origin = resume.find_start(init_from, model, vocabulary, checkpoints, directory)
         # A child process reads and tokenises while this one compiles.
         preparation = prepare.Preparation(data, model.layout, inputs.SPLITS[data.streaming :])
-        split_up = {"microbatches": microbatches, "mesh": mesh, "rules": rules, "guard": guard}
-        with log.span("compile"):
-            program = _compile(model, data, objective, optimizer, batch_size, seed, **split_up)
+        split_up: dict = {"microbatches": microbatches, "mesh": mesh, "rules": rules}
+        split_up |= {"guard": guard, "compiler_options": compiler_options}
+        program = _compile(log, model, data, objective, optimizer, batch_size, seed, **split_up)
         splits = preparation.result()
         options = {"batch_size": batch_size, "seed": seed, "pack": pack, "mixing": mixing}
         training, validation = inputs.batches(splits, data, model, vocabulary, **options)
@@ -106,7 +106,7 @@ def _hooks(directory, steps, log_every, begun: resume.Begin, stack, asked, **kep
     )
 
 
-def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
+def _compile(log, model, data, objective, optimizer, batch_size, seed, **split_up):
     """Compiles the step for batches of these lengths; no data is needed for it."""
     shapes = converters.shapes(
         model.layout,
@@ -114,14 +114,10 @@ def _compile(model, data, objective, optimizer, batch_size, seed, **split_up):
         encoder_length=data.encoder_length,
         decoder_length=data.decoder_length,
     )
-    program = step_lib.build(
-        model,
-        objective,
-        optimizer,
-        batch_shapes=shapes,
-        seed=seed,
-        **split_up,
-    )
+    with log.span("compile"):
+        program = step_lib.build(
+            model, objective, optimizer, batch_shapes=shapes, seed=seed, **split_up
+        )
     mesh = split_up["mesh"]
     say(f"model: {state.num_params(program.like.params):,} parameters on {_describe(mesh)}")
     peak = chips.peak_flops(mesh.devices.flat)

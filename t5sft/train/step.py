@@ -166,6 +166,12 @@ def make_evaluate(model, objective: Callable, *, like: state.State, mesh, rules,
     )
 
 
+def of_platform(compiler_options: dict | None, mesh) -> dict | None:
+    """Returns the compiler's options for TPUs if the mesh has some: others do not know them."""
+    is_tpu = mesh.devices.flat[0].platform == "tpu"
+    return dict(compiler_options) if compiler_options and is_tpu else None
+
+
 class Program(NamedTuple):
     """The compiled functions of a run and where their arrays lie."""
 
@@ -187,8 +193,12 @@ def build(
     mesh,
     rules,
     guard=None,
+    compiler_options: dict | None = None,
 ) -> Program:
     """Compiles the step of a run; no parameter is made yet. The evaluation compiles on first use.
+
+    Args:
+      compiler_options: XLA's for TPUs (gin/mesh/tpu_overlap.gin); without effect elsewhere.
 
     Raises:
       ConfigError: the batch or a parameter does not divide over the mesh.
@@ -203,6 +213,6 @@ def build(
     return Program(
         like,
         batch_shardings(batch_shapes, mesh, rules),
-        update.lower(like, batch_shapes).compile(),
+        update.lower(like, batch_shapes).compile(of_platform(compiler_options, mesh)),
         make_evaluate(model, objective, **placed),
     )

@@ -71,8 +71,10 @@ def test_first_loss_is_near_that_of_a_uniform_guess():
         (tiny.T5, dict(remat="dots", scan_unroll=2)),
         (tiny.T5, dict(remat="full")),
         (tiny.GEMMA, dict(remat="full", scan_unroll=3)),
+        (tiny.GEMMA, dict(remat="full_offload")),
+        pytest.param(tiny.T5, dict(remat="dots_offload"), marks=pytest.mark.slow),
     ],
-    ids=["t5-dots-unrolled", "t5-full", "gemma-full-unrolled"],
+    ids=["t5-dots-unrolled", "t5-full", "gemma-full-unrolled", "gemma-full-host", "t5-dots-host"],
 )
 def test_remat_and_unroll_change_speed_only(model, change):
     params, batch = tiny.initial(model), tiny.pack(tiny.examples())

@@ -138,3 +138,17 @@ def test_blockwise_attention_splits_heads_and_length_inside_a_region(name):
     np.testing.assert_allclose(got[1].loss, want[1].loss, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(got[0]), jax.tree.leaves(want[0]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+def test_gathered_weights_are_not_kept_for_the_backward_pass():
+    """Without remat too: kept over all layers they would be the whole model on every device."""
+    counts = {}
+    for remat in ("none", "full"):
+        model = dataclasses.replace(stream.DECODER, remat=remat)
+        compute, placed, of_batch = gradients(model, over(**FOUR))
+        lowered = jax.jit(compute, in_shardings=(placed, of_batch, None)).lower(
+            stream.params(model), stream.batch(model.layout, 8), None
+        )
+        counts[remat] = len(moved(lowered.as_text(), "all_gather"))
+    kernels = 5  # q, kv, out, wi, wo, over two axes each, forward and backward; the head once
+    assert counts == {"none": 2 * (2 * kernels + 1), "full": 2 * (2 * kernels + 1)}
