@@ -53,7 +53,17 @@ def mesh(name: str):
 
 
 def build(
-    model, objective, optimizer, *, mesh, rules, batch_shapes, microbatches, seed, guard=None
+    model,
+    objective,
+    optimizer,
+    *,
+    mesh,
+    rules,
+    batch_shapes,
+    microbatches,
+    seed,
+    guard=None,
+    compiler_options=None,
 ):
     """`step.build`, compiled with the options of `quickly`."""
     (batch_size,) = {shape.shape[0] for shape in batch_shapes.values()}
@@ -67,7 +77,9 @@ def build(
     return step.Program(
         like,
         step.batch_shardings(batch_shapes, mesh, rules),
-        update.lower(like, batch_shapes).compile(compiler_options=quickly()),
+        update.lower(like, batch_shapes).compile(
+            {**quickly(), **(step.of_platform(compiler_options, mesh) or {})}
+        ),
         jax.jit(evaluate, compiler_options=quickly()),
     )
 
