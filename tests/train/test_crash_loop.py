@@ -118,7 +118,7 @@ def test_forty_kills_change_nothing(data, tmp_path):  # noqa: F811
         },
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert done.returncode == 0, done.stderr[-3000:]

@@ -47,13 +47,18 @@ def batch_rows(data, number):  # noqa: F811
     return training.convert(rows)
 
 
+def row_numbers(tokens):
+    """[B, T] -> [B], a number for each row."""
+    return (tokens * (1 + jnp.arange(tokens.shape[1]))[None]).sum(axis=1)
+
+
 @functools.cache
 def poison(total):
-    """SFT, but NaN for the batch whose targets add up to `total`."""
+    """SFT, but NaN for the batch with a row of this number: rows may be apart on a mesh."""
 
     def objective(model, params, batch, key):
         terms = sft.sft(model, params, batch, key)
-        is_bad = batch["decoder_target_tokens"].sum() == total
+        is_bad = (row_numbers(batch["decoder_target_tokens"]) == total).any()
         return terms._replace(loss=terms.loss * jnp.where(is_bad, jnp.nan, 1.0))
 
     return objective
@@ -61,7 +66,9 @@ def poison(total):
 
 @pytest.fixture(scope="module")
 def poisoned(data):  # noqa: F811
-    return poison(int(batch_rows(data, BAD)["decoder_target_tokens"].sum()))
+    numbers = [row_numbers(batch_rows(data, n)["decoder_target_tokens"]) for n in range(LAST + 1)]
+    (only,) = [n for n in numbers[BAD].tolist() if sum((x == n).sum() for x in numbers) == 1][:1]
+    return poison(only)
 
 
 def position(directory, step):
