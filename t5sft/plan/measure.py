@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.plan import collectives, count, flops, memory, roofline, topology
+from t5sft.train import guard as guard_lib
 from t5sft.train import optim, state
 from t5sft.train import step as step_lib
 
@@ -25,7 +26,7 @@ class Recipe:
       shapes: SeqIO's feature name -> abstract array of the global batch.
       mesh: sizes, or None for all devices as data.
       steps: of the whole run.
-      compiler_options: XLA's, for TPUs.
+      guard: of bad batches; it judges inside the step. compiler_options: XLA's, for TPUs.
     """
 
     model: Any
@@ -37,6 +38,7 @@ class Recipe:
     rules: Sequence
     seed: int
     steps: int
+    guard: guard_lib.Guard = guard_lib.DEFAULT
     compiler_options: dict[str, Any] | None = None
 
 
@@ -101,7 +103,7 @@ def lower(recipe: Recipe, mesh: Mesh) -> tuple[Any, state.State, dict]:
     """
     (batch_size,) = {shape.shape[0] for shape in recipe.shapes.values()}
     step_lib.check_batch(batch_size, recipe.microbatches, mesh, recipe.rules)
-    like = state.abstract(recipe.model, recipe.optimizer, mesh, recipe.rules)
+    like = state.abstract(recipe.model, recipe.optimizer, mesh, recipe.rules, recipe.guard)
     update = step_lib.make_update(
         recipe.model,
         recipe.objective,
@@ -112,6 +114,7 @@ def lower(recipe: Recipe, mesh: Mesh) -> tuple[Any, state.State, dict]:
         batch_shapes=recipe.shapes,
         microbatches=recipe.microbatches,
         seed=recipe.seed,
+        guard=recipe.guard,
     )
     placed = step_lib.batch_shardings(recipe.shapes, mesh, recipe.rules)
     batch = {
@@ -143,7 +146,7 @@ def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = Non
     """
     mesh = mesh_lib.resolve(recipe.mesh, topology.devices(place))
     lowered, like, batch = lower(recipe, mesh)
-    options = None if place.is_fake else recipe.compiler_options
+    options = step_lib.of_platform(recipe.compiler_options, mesh)
     begun = time.perf_counter()
     try:
         with _compiled_anew():

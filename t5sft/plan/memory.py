@@ -15,7 +15,8 @@ class Memory:
     """Bytes per device.
 
     Args:
-      parameters, optimizer, batch: parts of `argument`, all that is given to the step.
+      parameters, optimizer, batch: parts of `argument`, all that is given to the step; its number
+        and what a guard remembers go with the batch.
       temp: activations, gradients, gathered parameters.
       output: the next state, and metrics; alias: how much of it takes the place of an argument.
       peak: most that is held at one time, as the compiler says.
@@ -88,5 +89,5 @@ def _given(like, batch) -> dict[str, int]:
     return {
         "parameters": held(like.params),
         "optimizer": held(like.opt_state),
-        "batch": held(batch) + held(like.step),
+        "batch": held((batch, like.step, like.guard)),
     }

@@ -89,6 +89,8 @@ def _time(plan, told) -> list[str]:
 
 def amount(value: float) -> str:
     """Writes a number with a prefix of its unit: 1.23e9 as "1.23 G", 0.0456 as "45.6 m"."""
+    if value == 0:
+        return "0 "
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}"

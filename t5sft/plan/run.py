@@ -12,6 +12,7 @@ from t5sft.parallel import rules as rules_lib
 from t5sft.plan import measure, report
 from t5sft.plan import search as search_lib
 from t5sft.plan import topology as topology_lib
+from t5sft.train import guard as guard_lib
 from t5sft.train import optim
 
 
@@ -29,6 +30,7 @@ def plan(
     seed: int = 0,
     mesh: mesh_lib.MeshSpec | None = None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
+    guard: guard_lib.Guard = guard_lib.DEFAULT,
     compiler_options: dict | None = None,
     search: bool = False,
     max_compiles: int = 6,
@@ -39,7 +41,7 @@ def plan(
     Args:
       topology: as Google Cloud names it (`topology.parse`).
       model, optimizer, steps, batch_size, objective, microbatches, seed, mesh, rules,
-        compiler_options: as of `train.run.train`.
+        guard, compiler_options: as of `train.run.train`.
       encoder_length, decoder_length: S and T of a row; of the data nothing else matters.
       search: also try other meshes, microbatches and remat policies; max_compiles: at most so many.
       hlo: file for the text of the compiled program, compressed.
@@ -65,6 +67,7 @@ def plan(
         rules=rules,
         seed=seed,
         steps=steps,
+        guard=guard,
         compiler_options=compiler_options,
     )
     print(f"compiling for {place} ...", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5sft.plan import memory
 
-State = collections.namedtuple("State", "step params opt_state")
+State = collections.namedtuple("State", "step params opt_state guard", defaults=((),))
 
 
 def state_and_batch():
