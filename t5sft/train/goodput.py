@@ -56,13 +56,14 @@ def add_up(lines: list[dict]) -> dict[str, Any]:
             if ended is not None:
                 kinds["down"] += max(started - ended, 0.0)
         ended = line["t"] if ended is None else max(ended, line["t"])
+        if event in ("step", "restart"):
+            # Steps that come again were lost: a run killed before its first save tells no restart.
+            made, cut = _cut(made, line["step"] if event == "restart" else line["first"] - 1)
+            lost_steps += sum(last - first + 1 for first, last, _ in cut)
+            kinds["lost"] += sum(spent for *_, spent in cut)
         if event == "step":
             made.append((line["first"], line["last"], seconds))
             kinds["wait"] += float(line.get("waited", 0.0))
-        elif event == "restart":
-            made, cut = _cut(made, line["step"])
-            lost_steps += sum(last - first + 1 for first, last, _ in cut)
-            kinds["lost"] += sum(seconds for *_, seconds in cut)
         if event in ("save", "evaluate", "compile", "restart", "stall"):
             kinds[event] += seconds
             stalls += event == "stall"

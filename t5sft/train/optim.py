@@ -66,6 +66,17 @@ def _with_clipping(transform, clip_norm: float | None):
     return optax.chain(optax.clip_by_global_norm(clip_norm), transform)
 
 
+def rate(optimizer: Optimizer, opt_state, step) -> jax.Array:
+    """Returns the learning rate of the next update, for the log.
+
+    It goes by the updates that Optax has counted: a batch that left no trace is a step, but none.
+    """
+    name = optax.ScaleByScheduleState.__name__
+    found = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
+    counts = [count for path, count in found if getattr(path[-1], "tuple_name", "") == name]
+    return jax.numpy.asarray(optimizer.schedule(counts[0] if counts else step), jax.numpy.float32)
+
+
 def adamw(
     *,
     learning_rate: Callable,

@@ -33,7 +33,7 @@ def run(
       NonFiniteError: bad batches came again after all the rewinds that the guard makes.
     """
     left_out = guard.check_ranges(skips)
-    rewinds = 0
+    rewinds, received = 0, None
     while True:
         with contextlib.ExitStack() as stack:
             with log.restoring():
@@ -41,6 +41,7 @@ def run(
                 start = int(begun.state.step)
                 log.resume(start, again=rewinds > 0)
             asked = stack.enter_context(stopping.signals())
+            asked.received = received  # a signal of the round before still holds
             hooks = make_hooks(begun, stack, asked.is_asked)
             where = {"number": begun.batch, "skips": begun.skips}
             stream = batches.stream(training, begun.position, program.shardings, **where)
@@ -59,7 +60,7 @@ def run(
                 hooks.finish(now)
                 return hooks, now
             except guard.Rewind as error:
-                message, more = str(error), error.skip
+                message, more, received = str(error), error.skip, asked.received
         del now
         if rewinds == hooks.guard.most_rewinds:
             raise errors.NonFiniteError(

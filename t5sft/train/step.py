@@ -125,7 +125,7 @@ def make_update(
             "loss": (terms.loss, terms.weight),
             **terms.metrics,
             "gradient_norm": (optax.tree.norm(gradient), one),
-            "learning_rate": (jnp.asarray(optimizer.schedule(now.step), jnp.float32), one),
+            "learning_rate": (optim.rate(optimizer, now.opt_state, now.step), one),
         }
         after = state.State(now.step + 1, params, opt_state)
         if now.guard:

@@ -24,7 +24,7 @@ class Stop:
         self.received: signal.Signals | None = None
 
     def __call__(self, step: int) -> bool:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or self.received is not None:
             return self.received is not None
         try:
             is_last = multihost_utils.reached_preemption_sync_point(step)

@@ -188,6 +188,26 @@ def test_a_signal_while_it_evaluates_gives_the_evaluation_up(data, tmp_path, mon
     assert summary["validation"] == {} and not [x for x in lines(tmp_path) if x["split"] != "train"]
 
 
+def test_a_signal_holds_when_the_run_goes_back(data, tmp_path, monkeypatch, capfd):  # noqa: F811
+    """Asked to stop in step 5, it finds step 4 bad: back to 3, one step more, saved, ended."""
+    usual = build(MODEL, sft.sft, run_optimizer(), **as_compiled())
+    made = []
+
+    def update(now, batch):
+        now, sums = usual.update(now, batch)
+        made.append(int(now.step))
+        if len(made) == 4:
+            sums["loss"] = (sums["loss"][0] * math.nan, sums["loss"][1])
+        if len(made) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return now, sums
+
+    monkeypatch.setattr(run.step_lib, "build", lambda *_, **__: usual._replace(update=update))
+    summary = train(data, tmp_path, save_every=3, guard=guard.Guard(action="rewind"))
+    assert "going back; batches 3 to 3 are left out" in capfd.readouterr().err
+    assert made == [1, 2, 3, 4, 5, 4] and summary["step"] == 4 and steps(tmp_path) == [3, 4]
+
+
 def run_optimizer():
     from test_run import OPTIMIZER
 

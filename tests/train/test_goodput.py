@@ -55,6 +55,21 @@ def test_a_restart_in_the_middle_of_a_period_loses_its_share():
     assert got["kinds"]["step"] == 4.0 and got["kinds"]["lost"] == 6.0 and got["lost_steps"] == 6
 
 
+def test_steps_before_the_first_save_are_lost_with_the_process():
+    """The run that begins again from nothing tells no restart."""
+    got = goodput.add_up(
+        [
+            line(0.0, "a", "start"),
+            line(10.0, "a", "step", first=1, last=10, seconds=10.0, waited=0.0),
+            line(20.0, "b", "start"),
+            line(25.0, "b", "step", first=1, last=5, seconds=5.0, waited=0.0),
+            line(28.0, "b", "step", first=6, last=8, seconds=3.0, waited=0.0),
+        ]
+    )
+    assert got["kinds"]["lost"] == 10.0 and got["lost_steps"] == 10 and got["step"] == 8
+    assert got["kinds"]["step"] == 8.0 and got["goodput"] == pytest.approx(8 / 28)
+
+
 def test_what_is_written_is_read(tmp_path):
     clock = Clock()
     with events.Events(tmp_path, clock) as log:

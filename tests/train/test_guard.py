@@ -110,7 +110,9 @@ def test_a_skipped_batch_leaves_no_trace():
     assert float(sums["skipped"][0]) == 2  # in a row
     now, sums = program(now, good)
     assert float(sums["skipped"][0]) == 0
-    without, _ = program(program(copy(begin), good)[0], good)
+    without, expected_sums = program(program(copy(begin), good)[0], good)
+    # What is told is the rate that was applied.
+    assert float(sums["learning_rate"][0]) == float(expected_sums["learning_rate"][0])
     got = jax.device_get((now.params, now.opt_state))
     expected = jax.device_get((without.params, without.opt_state))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
