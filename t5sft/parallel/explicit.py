@@ -111,7 +111,9 @@ def lookup(table: jax.Array, tokens: jax.Array, names: Names, dtype) -> jax.Arra
     exchange columns for rows: 2 * B * T * D bytes on the wire in place of the table's V * D, and
     no whole table, nor its gradient, in memory. An id outside [0, V) becomes NaN, not a neighbour.
     """
-    axes = _over(names)[1]
+    over_vocab, axes = _over(names)
+    if over_vocab:  # a device lacks rows of its own tokens
+        table, axes = gather(table.astype(dtype), names), ()
     if axes:
         tokens = jax.lax.all_gather(tokens, axes, axis=0, tiled=True)
     values = _read(table, tokens, names[0]).astype(dtype)
@@ -125,7 +127,8 @@ def _read(table: jax.Array, tokens: jax.Array, vocab: str | None) -> jax.Array:
     found = rules_lib.in_region()
     if found is None or rules_lib.split_ways(vocab) == 1:
         return table.at[tokens].get(mode="fill", fill_value=jnp.nan)
-    (split,) = rules_lib.spec((vocab,), found[1])
+    free = frozenset(found[0].shape) - manual_axes(*found)
+    (split,) = rules_lib.only(rules_lib.spec((vocab,), found[1]), free)
     length = rules_lib.spec((None, "length"), found[1])
     axes = rules_lib.axes_of(split)
 

@@ -77,8 +77,20 @@ def test_dropout_is_the_same_on_every_mesh(sizes):
     assert np.abs(other - want).max() > 0.1 * np.abs(want).max()  # it acts
 
 
-@pytest.mark.parametrize("sizes", [FOUR, dict(fsdp=2, tensor=2), dict(data=2, tensor=2)])
-def test_lookup_is_that_of_one_device(sizes):
+ROWS_OF_TABLE = (("vocab", ("tensor", "fsdp")), *rules.DEFAULT_RULES)  # over axes of the batch, too
+
+
+@pytest.mark.parametrize(
+    "sizes, table_rules",
+    [
+        (FOUR, rules.DEFAULT_RULES),
+        (dict(fsdp=2, tensor=2), rules.DEFAULT_RULES),
+        (dict(data=2, tensor=2), rules.DEFAULT_RULES),
+        (dict(fsdp=2, tensor=2), ROWS_OF_TABLE),
+        (FOUR, ROWS_OF_TABLE),
+    ],
+)
+def test_lookup_is_that_of_one_device(sizes, table_rules):
     on = over(**{"data": 1, **sizes})
     table = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
     tokens = np.array([[0, 7, 3], [5, 8, 1], [2, 2, 6], [-9, 4, 4]], np.int32)
@@ -92,9 +104,9 @@ def test_lookup_is_that_of_one_device(sizes):
         return jax.grad(value, has_aux=True)(params)
 
     axes = {"tokens": ("batch", "length"), "weight": ("batch", "length", "act_embed")}
-    of_batch = {name: rules.sharding(names, on) for name, names in axes.items()}
-    of_table = rules.sharding(("vocab", "embed"), on)
-    made = explicit.region(read, on, rules.DEFAULT_RULES, of_table, of_batch)
+    of_batch = {name: rules.sharding(names, on, table_rules) for name, names in axes.items()}
+    of_table = rules.sharding(("vocab", "embed"), on, table_rules)
+    made = explicit.region(read, on, table_rules, of_table, of_batch)
     got, unknown = jax.jit(made)(table, {"tokens": tokens, "weight": weight}, None)
     want = np.zeros_like(table)
     is_known = (tokens >= 0) & (tokens < 8)
