@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from t5sft.objectives import logprobs
 from t5sft.parallel import rules
 
+FEW = 8  # parts whose gradients are added up in the kernel's own dtype
 MAX_BYTES = 2**29  # of float32 logits per device; more are worked through in parts
 
 
@@ -55,7 +56,8 @@ def cross_entropy(
 
     Args:
       logits_of: (kernel, [B, t, D]) -> [B, t, V].
-      kernel: of the head, in the compute dtype; its gradient is added up in float32.
+      kernel: of the head, in the compute dtype; its gradient is added up in float32, that of up
+        to FEW parts in its own dtype.
       hidden: [B, T, D]; the others as there.
       num_chunks: divides T.
     """
@@ -98,11 +100,13 @@ def _forward(compute, kernel, hidden, *rest):
     def add(total, part):
         terms, of_kernel = total
         (now_kernel, now_hidden), now = jax.grad(value, argnums=(0, 1), has_aux=True)(kernel, *part)
-        of_kernel = of_kernel + now_kernel.astype(jnp.float32)
+        of_kernel = of_kernel + now_kernel.astype(of_kernel.dtype)
         return (jax.tree.map(jnp.add, terms, now), of_kernel), now_hidden
 
     parts = (hidden, *rest)
-    begin = (_zeros(compute, kernel, parts), jnp.zeros(kernel.shape, jnp.float32))
+    # A few parts round no more than the devices' sum does; Gemma's kernel is 2.4 GB in float32.
+    precise = kernel.dtype if hidden.shape[0] <= FEW else jnp.float32
+    begin = (_zeros(compute, kernel, parts), jnp.zeros(kernel.shape, precise))
     (terms, of_kernel), of_hidden = jax.lax.scan(add, begin, parts)
     return terms, (of_kernel.astype(kernel.dtype), of_hidden)
 
