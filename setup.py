@@ -23,6 +23,7 @@ INSTALL_REQUIRES = [
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it, but does not ask for it
     "sentencepiece>=0.2,<0.3",  # tokenisers of T5, Llama, Gemma
     "tokenizers>=0.21,<0.24",  # tokenizer.json of Llama 3, Qwen, Mistral and their like
+    "xxhash>=3.4,<5",  # checksums of checkpoints; SHA-256 took a third of a restore
     "msgpack>=1,<2",  # T5X checkpoints; records on their way to another process
     "ml_dtypes>=0.5,<1",  # bfloat16 and float8 of NumPy arrays
     "tensorstore>=0.1.70,<0.2",  # arrays of T5X checkpoints, and of ours piece by piece

@@ -6,7 +6,7 @@
            data/data.json          position of the data
            run/run.json            what made it: configuration, versions, vocabulary
            metrics/metrics.json    by which the best step is chosen
-           manifest.json           size and SHA-256 of every file above
+           manifest.json           size and XXH3 of every file above
 
 Orbax writes a step beside its final name and renames it. The manifest is written just before the
 rename, so a step that can be seen is complete and sealed, whenever the process was killed.

@@ -1,36 +1,39 @@
-"""A manifest inside every checkpoint: size and SHA-256 of each of its files.
+"""A manifest inside every checkpoint: size and XXH3 (128 bits) of each of its files.
 
 Orbax notices a file that is missing or cut short, but restores a flipped bit of array data
 without a word. So a checkpoint is sealed before it is committed and verified before it is used.
+XXH3 finds damage as SHA-256 does, at a quarter of its time; it does not stop a forger, who could
+write a manifest that fits, too.
 """
 
 import concurrent.futures
-import hashlib
 import json
 
+import xxhash
 from etils import epath
 
 NAME = "manifest.json"
+_FORMAT = 2
 # Orbax writes these after the seal; neither has any influence on what is restored.
 _AFTER_THE_SEAL = ("commit_success.txt", "_CHECKPOINT_METADATA")
-_CHUNK_BYTES = 1 << 22
-_THREADS = 4  # hashlib releases the interpreter lock; four keep up with a local disk
+_CHUNK_BYTES = 1 << 20
+_THREADS = 4  # reading releases the interpreter lock; four keep up with a local disk
 
 
 def seal(directory: epath.PathLike) -> None:
     """Writes the manifest of every file below `directory`.
 
     Example of the file it writes:
-      {"format": 1,
-       "files": {"run/run.json": {"bytes": 8, "sha256": "015abd7f..."}},
-       "sha256": "digest of the files above, so that damage to this file is told apart"}
+      {"format": 2,
+       "files": {"run/run.json": {"bytes": 8, "xxh3": "015abd7f..."}},
+       "xxh3": "digest of the files above, so that damage to this file is told apart"}
     """
     directory = epath.Path(directory)
     names = _names(directory)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         entries = threads.map(lambda name: _entry(directory / name), names)
         files = dict(zip(names, entries, strict=True))
-    content = {"format": 1, "files": files, "sha256": _digest(files)}
+    content = {"format": _FORMAT, "files": files, "xxh3": _digest(files)}
     (directory / NAME).write_text(json.dumps(content, indent=1))
 
 
@@ -39,13 +42,15 @@ def find_damage(directory: epath.PathLike, *, part: int = 0, parts: int = 1) -> 
 
     Several hosts share the reading: each hashes files part, part + parts, ... of the manifest.
 
-    Returns: None, or for example "params/d/5cf1 has changed: its SHA-256 is not the recorded one".
+    Returns: None, or for example "params/d/5cf1 has changed: its XXH3 is not the recorded one".
     """
     directory = epath.Path(directory)
     try:
         content = json.loads((directory / NAME).read_text())
+        if content["format"] != _FORMAT:
+            return f"{NAME} is of format {content['format']}; this t5sft reads {_FORMAT}"
         files = content["files"]
-        if content["sha256"] != _digest(files):
+        if content["xxh3"] != _digest(files):
             return f"{NAME} has changed: its own digest does not fit"
     except FileNotFoundError:
         return f"{NAME} is missing (not written by t5sft, or removed)"
@@ -67,17 +72,17 @@ def _difference(directory: epath.Path, name: str, recorded: dict) -> str | None:
     if size != recorded["bytes"]:
         return f"{name} has {size} bytes, its manifest says {recorded['bytes']}"
     if _entry(directory / name) != recorded:
-        return f"{name} has changed: its SHA-256 is not the recorded one"
+        return f"{name} has changed: its XXH3 is not the recorded one"
     return None
 
 
 def _entry(path: epath.Path) -> dict:
-    digest, size = hashlib.sha256(), 0
+    digest, size = xxhash.xxh3_128(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": size, "xxh3": digest.hexdigest()}
 
 
 def _names(directory: epath.Path, prefix: str = "") -> list[str]:
@@ -92,4 +97,4 @@ def _names(directory: epath.Path, prefix: str = "") -> list[str]:
 
 
 def _digest(files: dict) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode())

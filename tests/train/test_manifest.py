@@ -18,9 +18,16 @@ def sealed(tmp_path):
 def test_says_size_and_digest_of_every_file(sealed):
     files = json.loads((sealed / "manifest.json").read_text())["files"]
     assert list(files) == ["a", "d/b", "d/e/empty"]
-    # sha256sum of the three bytes 123
-    digest = "a665a45920422f9d417e4867efdc4fb8a04a1f3fff1fa07e998e86f7f7a27ae3"
-    assert files["a"] == {"bytes": 3, "sha256": digest}
+    # What the specification of XXH3 gives for no bytes at all.
+    digest = "99aa06d3014798d86001c324468d497f"
+    assert files["d/e/empty"] == {"bytes": 0, "xxh3": digest}
+    assert files["a"]["bytes"] == 3 and files["a"]["xxh3"] != digest
+
+
+def test_refuses_a_manifest_of_another_format(sealed):
+    content = json.loads((sealed / "manifest.json").read_text())
+    (sealed / "manifest.json").write_text(json.dumps(content | {"format": 1}))
+    assert manifest.find_damage(sealed) == "manifest.json is of format 1; this t5sft reads 2"
 
 
 def test_finds_nothing_wrong_with_what_it_sealed(sealed):
@@ -32,7 +39,7 @@ def test_finds_one_flipped_bit(sealed, place):
     content = bytearray((sealed / "d/b").read_bytes())
     content[place] ^= 1
     (sealed / "d/b").write_bytes(content)
-    assert manifest.find_damage(sealed) == ("d/b has changed: its SHA-256 is not the recorded one")
+    assert manifest.find_damage(sealed) == ("d/b has changed: its XXH3 is not the recorded one")
 
 
 def test_finds_files_cut_short_missing_or_added(sealed):
