@@ -35,6 +35,9 @@ class AnswersFile:
     ):  # fmt: skip
         self.done: dict[int, dict] = {}
         self._rows = rows
+        self._key = "index"  # of a row's place; rows with a field of this name keep it
+        while any(self._key in row for row in rows):
+            self._key = f"row_{self._key}"
         self._path = None if output is None else pathlib.Path(output).expanduser()
         asked = json.dumps([list(map(int, one)) for one in prompts] + [list(seeds)])
         content = json.dumps(list(rows), sort_keys=True, default=str)
@@ -72,7 +75,7 @@ class AnswersFile:
         os.replace(whole, self._path)
 
     def _line(self, index: int) -> str:
-        return json.dumps({"index": index, **self.done[index]}, ensure_ascii=False) + "\n"
+        return json.dumps({self._key: index, **self.done[index]}, ensure_ascii=False) + "\n"
 
     @property
     def _settings(self) -> pathlib.Path:
@@ -111,4 +114,4 @@ class AnswersFile:
                 row = json.loads(line)
             except ValueError:  # the line a kill cut short, or the end
                 continue
-            self.done[row.pop("index")] = row
+            self.done[row.pop(self._key)] = row

@@ -58,6 +58,26 @@ class Options:
 _FOR_TASKS = {"num_examples", "seed", "template_split", "output"}
 
 
+_USED = {  # of a benchmark's flags, by those that have not all that _ASKED have
+    "rank": {"questions"},
+    "mmlu": {"questions", "shots"},
+    "mt_bench": {"questions", "answer_tokens", "judge", "judge_model", "baseline"},
+    "pairwise": {"answer_tokens", "judge", "judge_model", "baseline"},
+    coding.NAME: {"questions", "answer_tokens", "samples", "temperature", "allow_code_execution"},
+}
+_ASKED = {"questions", "style", "shots", "extraction", "answer_tokens"}
+
+
+def _refuse_without_effect(options: Options, name: str) -> None:
+    """Raises ConfigError for a flag that this benchmark does not look at."""
+    used = {"num_examples", "seed", "output"} | _USED.get(name, _ASKED)
+    for field in dataclasses.fields(options):
+        if field.name not in used and getattr(options, field.name) != field.default:
+            raise errors.ConfigError(
+                f"--{field.name} has no effect on {name}; evaluate; leave it out"
+            )
+
+
 def refuse_unused(options: Options, task: str) -> None:
     """Raises ConfigError for a benchmark's flag given to a SeqIO task."""
     for field in dataclasses.fields(options):
@@ -98,6 +118,7 @@ def _is_benchmark(name: str) -> bool:
 
 def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measure:
     """Reads a benchmark's questions and writes its prompts, once for all checkpoints."""
+    _refuse_without_effect(options, name)
     if name in _OWN:
         return _OWN[name](name, ready, options)
     benchmark = benchmarks.get(name)
@@ -109,6 +130,11 @@ def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measu
             f"{', '.join(benchmark.extractions) or 'none'}"
         )
     questions = results.first(benchmark.load(options.questions, []), options.num_examples)
+    if any(one.get(benchmarks.UNASKED) for one in questions):
+        raise errors.DataError(
+            f"no prompt in some rows; --questions {options.questions}; name it prompt, question, "
+            "inputs or input"
+        )
     protocol = prompting.build(
         name,
         questions,
@@ -118,6 +144,8 @@ def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measu
         max_new_tokens=options.answer_tokens,
     )
     prompts = [answering.prompt(ready, messages) for messages in protocol.conversations]
+    known = {"protocol": protocol.name, "decode": protocol.decoding._asdict()}
+    chosen = {"extraction": options.extraction} if options.extraction else {}
 
     def run(loaded: answering.Ready) -> Mapping[str, Any]:
         replies = answering.reply(loaded, prompts, protocol.decoding)
@@ -141,8 +169,7 @@ def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measu
                 questions,
                 scores.values,
                 scores.standard_errors,
-                protocol=protocol.name,
-                decode=protocol.decoding._asdict(),
+                **known,
                 extraction=scores.verdicts[0].get("extraction"),
                 unfinished=sum(not one.finished for one in made["replies"]),
                 versions=results.versions("jax", "numpy", *benchmark.packages),
@@ -150,4 +177,4 @@ def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measu
             )
         ]
 
-    return suites.Measure([(name, name, None)], run, lines)
+    return suites.of_benchmark(name, questions, known | chosen, run, lines)

@@ -24,6 +24,7 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
         options.answer_tokens or 512, (), options.temperature, seed=options.seed
     )
     messages = [(records.Message("user", one["prompt"]),) for one in asked]
+    known = {"protocol": f"zero, {options.samples} samples", "decode": how._asdict()}
     prompts = [answering.prompt(ready, one) for one in messages for _ in range(options.samples)]
 
     def run(loaded: answering.Ready) -> Mapping[str, Any]:
@@ -45,10 +46,9 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
                 asked,
                 scores.values,
                 scores.standard_errors,
-                protocol=f"zero, {options.samples} samples",
-                decode=how._asdict(),
+                **known,
                 versions=results.versions("jax", "numpy"),
             )
         ]
 
-    return suites.Measure([(NAME, NAME, None)], run, lines)
+    return suites.of_benchmark(NAME, asked, known, run, lines)

@@ -31,6 +31,11 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
     asked = judged.questions(options.questions) if name == "mt_bench" else _pairs(options.baseline)
     asked = results.first(asked, options.num_examples)
     how = answering.Decoding(options.answer_tokens or 1024, seed=options.seed)
+    known = {
+        "protocol": "pairs in both orders" if options.baseline else "single grades",
+        "judge": {"where": options.judge, "model": options.judge_model, "temperature": 0.0},
+        "decode": {**how._asdict(), "temperature": "by category" if name == "mt_bench" else 0.0},
+    }
     is_first = jax.process_index() == 0  # a judge is paid once
 
     def run(loaded: answering.Ready) -> Mapping[str, Any]:
@@ -65,15 +70,13 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
                 asked,
                 scores.values,
                 scores.standard_errors,
-                protocol="pairs in both orders" if options.baseline else "single grades",
-                judge={"where": options.judge, "model": options.judge_model, "temperature": 0.0},
-                decode={**how._asdict(), "temperature": "by category"},
+                **known,
                 versions=results.versions("jax", "numpy"),
                 **more,
             )
         ]
 
-    return suites.Measure([(name, name, None)], run, lines)
+    return suites.of_benchmark(name, asked, known, run, lines)
 
 
 def judge_mt_bench(asked, answers, options: Any, ask: judge_lib.Judge):

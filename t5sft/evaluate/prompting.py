@@ -6,6 +6,7 @@ Whole prompts are one message of the user, so that the run's own template stands
 
 import pathlib
 import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -155,19 +156,31 @@ def _natural_instructions(questions, shots, folder) -> list[str]:
     del folder
     out = []
     for one in questions:
-        parts = [f"Definition: {one['definition']}\n\n"] if one.get("definition") else []
+        definition = one.get("definition")
+        parts = [_stopped("Definition: ", definition) + "\n\n"] if definition else []
         for i, (given, wanted) in enumerate(one.get("examples", ())[:shots], 1):
-            parts.append(f" Positive Example {i} -\nInput: {given}\n Output: {wanted}\n\n")
-        parts.append(f"Now complete the following example -\nInput: {one['prompt']}\nOutput:")
+            parts.append(f" Positive Example {i} -\n{_stopped('Input: ', given)}\n")
+            parts.append(f"{_stopped(' Output: ', wanted)}\n\n")
+        asked = _stopped("Input: ", one["prompt"])
+        parts.append(f"Now complete the following example -\n{asked}\nOutput:")
         out.append("".join(parts))
     return out
 
 
+def _stopped(head: str, text: str) -> str:
+    """Adds a full stop where a text ends without punctuation, as Tk-Instruct."""
+    whole = head + text.strip()
+    return whole if whole[-1] in string.punctuation else f"{whole}."
+
+
+# Where an answer goes on to a question of its own. As lm-evaluation-harness without the line break
+# before it, which vocabularies of T5 do not have.
+_QUESTION, _Q = ("Question:",), ("\nQ:", " Q:")
 _PLAIN = {"zero": Style(_field("prompt"), 0, 128)}
 _STYLES: dict[str, dict[str, Style]] = {
     "ifeval": {"zero": Style(_field("prompt"), 0, 1280)},
     "gsm8k": {
-        "few": Style(_gsm8k, 5, 512, ("\nQuestion:",)),
+        "few": Style(_gsm8k, 5, 512, _QUESTION),
         "zero": Style(_field("question"), 0, 512),
     },
     "squad": {"zero": Style(_squad, 0, 64)},
@@ -175,7 +188,7 @@ _STYLES: dict[str, dict[str, Style]] = {
     "natural_instructions": {"definition": Style(_natural_instructions, 2, 128)},
 }
 _BBH = {
-    "chain_of_thought": Style(_bbh(False), 3, 512, ("\nQ:",)),
-    "direct": Style(_bbh(True), 3, 32, ("\nQ:",)),
+    "chain_of_thought": Style(_bbh(False), 3, 512, _Q),
+    "direct": Style(_bbh(True), 3, 32, _Q),
     "zero": Style(_field("input"), 0, 512),
 }

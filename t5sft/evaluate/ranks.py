@@ -84,7 +84,7 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
             )
         ]
 
-    return suites.Measure([(name, name, None)], run, lines)
+    return suites.of_benchmark(name, questions, {"protocol": protocol}, run, lines)
 
 
 def _asked(question: Mapping[str, Any]) -> tuple[records.Message, ...]:
@@ -158,7 +158,7 @@ def _rows(path: str | None) -> list[dict[str, Any]]:
 def _right(row: Mapping[str, Any], options: Sequence[str], where: str) -> list[int]:
     named = next((row[n] for n in ("answer", "answers", "target", "label") if n in row), None)
     found = []
-    for one in named if isinstance(named, list) else [named]:
+    for one in named if isinstance(named, list) and named else [named]:
         if isinstance(one, str) and one in options:
             found += [i for i, text in enumerate(options) if text == one]
         elif isinstance(one, int) and not isinstance(one, bool) and 0 <= one < len(options):

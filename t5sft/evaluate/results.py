@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,16 +60,21 @@ def record(
     return json.loads(json.dumps(whole))  # as it is read back: lists, no tuples
 
 
+def fingerprint(questions: Sequence[Mapping]) -> str:
+    """Returns the SHA-256 of a benchmark's questions: its version."""
+    whole = json.dumps(questions, sort_keys=True, default=str).encode()
+    return hashlib.sha256(whole).hexdigest()
+
+
 def of_benchmark(
     name: str, questions: Sequence[Mapping], metrics: Mapping, standard_errors: Mapping, **more
 ) -> dict[str, Any]:
     """Returns the arguments of `record` for a benchmark."""
-    whole = json.dumps(questions, sort_keys=True, default=str).encode()
     return {
         "suite": name,
         "task": name,
         "split": None,
-        "task_sha256": hashlib.sha256(whole).hexdigest(),
+        "task_sha256": fingerprint(questions),
         "n": len(questions),
         "metrics": metrics,
         "standard_errors": standard_errors,
@@ -120,8 +126,10 @@ def write(model_dir, records: Sequence[Mapping[str, Any]]) -> pathlib.Path | Non
     text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("a+b") as file:
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                file.write(b"\n")  # a killed process left half a line
+            file.write(text.encode())
         _write_tensorboard(path.parent / "tensorboard", records)
     except OSError as error:
         raise errors.StorageError(f"cannot write ({error}); {path}; free or mend it") from error
@@ -152,18 +160,26 @@ def read(model_dir) -> list[dict[str, Any]]:
     return out
 
 
-def done(model_dir, key: Sequence[tuple], about: Mapping[str, Any]) -> set[int]:
-    """Returns the steps that have all results of these (suite, task, split), got alike.
+def done(model_dir, wanted: Mapping[tuple, Mapping[str, Any]], run: str | None = None) -> set[int]:
+    """Returns the steps that have all results wanted, got alike.
 
     Args:
-      about: template and tokenizer; results got with others do not count.
+      wanted: (suite, task, split) -> what a result must hold: template and tokenizer, the
+        questions, how they were asked. Results got with others do not count.
+      run: whose checkpoints they must be, where several runs share a directory of results.
     """
+    checkpoints = run and (pathlib.Path(run).expanduser() / "checkpoints").absolute()
+    told = json.loads(json.dumps(list(wanted.values())))  # as it is read back: lists, no tuples
+    must = dict(zip(wanted, told, strict=True))
     found: dict[int, set[tuple]] = {}
     for one in read(model_dir):
-        if all(one.get(name) == value for name, value in about.items()):
-            names = (one["suite"], one["task"], one["split"])
+        names = (one["suite"], one["task"], one["split"])
+        is_ours = (
+            not run or pathlib.Path(one.get("checkpoint", "")).absolute().parent == checkpoints
+        )
+        if is_ours and names in must and must[names].items() <= one.items():
             found.setdefault(one["step"], set()).add(names)
-    return {step for step, names in found.items() if set(key) <= names}
+    return {step for step, names in found.items() if set(must) <= names}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -69,6 +69,8 @@ def evaluate(
     name = at_model.benchmark_of(task, data, suites)
     if name:
         ready = ready._replace(buckets=None)  # the run's are as long as its own prompts
+        if split != "validation":
+            raise errors.ConfigError(f"--split has no effect on {name}; evaluate; leave it out")
         measure = at_model.prepare(name, ready, options)
     else:
         suites = {task: task} if task else dict(suites or [(data.task, data.task)])
@@ -81,7 +83,8 @@ def evaluate(
     if steps is None and not watch and not name:
         origin = (init_from, seed) if compare else None
         return _newest(model_dir, target, ready, measure, about, origin, clusters or {})
-    done = results.done(target, measure.key, about) if watch else ()
+    wanted = {key: {**about, **measure.known.get(key, {})} for key in measure.key}
+    done = results.done(target, wanted, results_dir and model_dir) if watch else ()
     found = _steps(model_dir, steps, watch, wait_seconds, last_step, done)
     return _each(found, target, ready, measure, about)
 

@@ -20,12 +20,27 @@ class Measure(NamedTuple):
       run: a loaded model -> suite -> task -> evaluator.Answered.
       lines: what `run` gave -> arguments of `results.record`, a line each.
       asked: suite -> questions, for the report of SeqIO tasks.
+      known: of every key what its line will hold, see `results.done`.
     """
 
     key: Sequence[tuple[str, str, str | None]]
     run: Callable[[answering.Ready], Mapping[str, Any]]
     lines: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
     asked: Mapping[str, Any] = {}
+    known: Mapping[tuple, Mapping[str, Any]] = {}
+
+
+def of_benchmark(
+    name: str,
+    questions: Sequence[Mapping],
+    known: Mapping[str, Any],
+    run: Callable,
+    lines: Callable,
+) -> Measure:
+    """Returns the measure of a benchmark: one line, which will hold `known`."""
+    key = (name, name, None)
+    whole = {**known, "task_sha256": results.fingerprint(questions)}
+    return Measure([key], run, lines, known={key: whole})
 
 
 def prepare(
@@ -75,8 +90,12 @@ def prepare(
         return [_line(suite, one, split, how, made[suite][one.task])
                 for suite, tasks in asked.items() for one in tasks]  # fmt: skip
 
-    key = [(suite, one.task, split) for suite, tasks in asked.items() for one in tasks]
-    return Measure(key, run, lines, asked)
+    known = {
+        (suite, one.task, split): _known(one, how)
+        for suite, tasks in asked.items()
+        for one in tasks
+    }
+    return Measure(list(known), run, lines, asked, known)
 
 
 def _functions(loaded: answering.Ready, how: answering.Decoding) -> evaluator.Functions:
@@ -87,18 +106,23 @@ def _functions(loaded: answering.Ready, how: answering.Decoding) -> evaluator.Fu
     )
 
 
+def _known(one: evaluator.Questions, how: answering.Decoding) -> dict[str, Any]:
+    """What the result of a task depends on, of the task itself."""
+    decode = how._asdict() if evaluator.needs(one.task).predictions else None
+    return {"task_sha256": evaluator.fingerprint(one), "decode": decode}
+
+
 def _line(suite: str, one: evaluator.Questions, split, how, got: evaluator.Answered) -> dict:
     need = evaluator.needs(one.task)
     return {
         "suite": suite,
         "task": one.task,
-        "task_sha256": evaluator.fingerprint(one),
         "split": split,
         "n": len(one.prompts),
         "metrics": got.metrics,
         "standard_errors": got.standard_errors,
         "unfinished": got.num_unfinished if need.predictions else None,
-        "decode": how._asdict() if need.predictions else None,
+        **_known(one, how),
         "metric_functions": evaluator.metric_names(one.task),
         "versions": results.versions("jax", "numpy", "seqio", *evaluator.packages(one.task)),
     }

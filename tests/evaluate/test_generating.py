@@ -102,6 +102,23 @@ def test_a_killed_run_goes_on_where_its_output_ends(fake, asked, monkeypatch, ca
     assert generate(**asked) == want and len(fake) == asked_before  # nothing to do
 
 
+def test_rows_that_have_an_index_of_their_own_are_not_confused(fake, asked):
+    """Its own index named another row when a killed run went on."""
+    rows = [
+        {"prompt": f"say {word}", "index": i} for i, word in zip((2, 0, 1), WORDS, strict=False)
+    ]
+    with open(asked["inputs"], "w") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    want = generate(**asked)
+    assert [row["response"] for row in want] == ["this", "that", "more"]
+    assert [row["index"] for row in want] == [2, 0, 1]
+    whole = lines(asked["output"])
+    with open(asked["output"], "w") as file:
+        file.write(json.dumps(whole[0]) + "\n")
+    assert generate(**asked) == want and lines(asked["output"]) == whole
+    assert fake[-1]["seeds"] == [1, 2]
+
+
 def test_lines_are_written_as_they_finish(fake, asked, monkeypatch):
     stream = decode.stream
 

@@ -3,7 +3,7 @@
 import pytest
 
 from t5sft import errors
-from t5sft.evaluate import results, steps
+from t5sft.evaluate import answering, results, steps, suites
 
 
 def commit(run, step, sealed=True):
@@ -78,12 +78,31 @@ def test_results_are_appended_read_back_and_drawn(tmp_path):
     found = results.read(tmp_path)
     assert [one["step"] for one in found] == [10, 20, 20]
     assert found[2]["metrics"]["exact_match"] is None
-    keys = [("s", "t", "validation"), ("s", "u", "validation")]
-    assert results.done(tmp_path, keys, {"template": "plain"}) == {20}
-    assert results.done(tmp_path, keys[:1], {"template": "plain"}) == {10, 20}
-    assert results.done(tmp_path, keys[:1], {"template": "chatml"}) == set()
+    t, u = ("s", "t", "validation"), ("s", "u", "validation")
+    assert results.done(tmp_path, {t: {"template": "plain"}, u: {"template": "plain"}}) == {20}
+    assert results.done(tmp_path, {t: {"template": "plain"}}) == {10, 20}
+    assert results.done(tmp_path, {t: {"template": "chatml"}}) == set()
+    results.write(tmp_path, [line(30, 1.0)])  # was lost behind the half line
+    assert [one["step"] for one in results.read(tmp_path)] == [10, 20, 20, 30]
     assert any((tmp_path / "evaluation" / "tensorboard").iterdir())
     assert results.table(found[:2]).split("\n") == [
         "task  split       metric       n     step 10   step 20",
         "s/t   validation  exact_match  4  0.5 \u00b1 0.25  1 \u00b1 0.25",
     ]
+
+
+def test_results_got_otherwise_do_not_count_as_done(tmp_path):
+    """A watch passed over steps that had been evaluated with fewer questions, or of another run."""
+    key = ("b", "b", None)
+    how = {"protocol": "few, 5 shots", "decode": answering.Decoding(8, ("Q:",))._asdict()}
+    known = suites.of_benchmark("b", [{"q": 1}], how, print, print).known[key]
+    about = {"checkpoint": str(tmp_path / "run" / "checkpoints" / "5")}
+    one = results.of_benchmark("b", [{"q": 1}], {"accuracy": 1.0}, {}, **how)
+    results.write(tmp_path, [results.record(**one, step=5, about=about)])
+    assert results.done(tmp_path, {key: known}) == {5}
+    assert results.done(tmp_path, {key: known}, str(tmp_path / "run")) == {5}
+    assert results.done(tmp_path, {key: known}, str(tmp_path / "other")) == set()
+    for other in ({"protocol": "zero"}, {"decode": answering.Decoding(9)._asdict()}):
+        assert results.done(tmp_path, {key: known | other}) == set()
+    more = suites.of_benchmark("b", [{"q": 1}, {"q": 2}], how, print, print).known
+    assert results.done(tmp_path, more) == set()

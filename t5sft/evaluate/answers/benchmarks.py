@@ -1,6 +1,7 @@
 """The tasks whose answers are scored by name: their questions and their metrics."""
 
 import contextlib
+import gzip
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ from t5sft.data import files
 from t5sft.evaluate.answers import extraction, ifeval, statistics, text
 
 Question = Mapping[str, Any]
+UNASKED = "unasked"  # marks a question whose prompt only names its place
+_ASKED = ("prompt", "question", "inputs", "input")
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
 _GSM8K_FROM = "fetch grade_school_math/data of github.com/openai/grade-school-math"
 
@@ -199,8 +202,9 @@ def own_references(data: str | None, rows: Rows) -> list[dict]:
 
 def _rows_of(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
     """The questions of SQuAD's and Super-NaturalInstructions' own files, or plain rows."""
-    if path.suffix == ".json":
-        whole = json.loads(path.read_text("utf-8"))
+    if path.name.endswith((".json", ".json.gz")):
+        packed = path.read_bytes()
+        whole = json.loads(gzip.decompress(packed) if path.suffix == ".gz" else packed)
         if isinstance(whole, dict) and "Instances" in whole:
             yield from _instances(path, whole)
             return
@@ -213,12 +217,16 @@ def _rows_of(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
                         yield f"{path} {row.get('id')}", row
             return
     for where, row in files.read_rows(path):
-        yield where, {"prompt": row.get("question", row.get("inputs", where)), **row}
+        asked = next((row[name] for name in _ASKED if isinstance(row.get(name), str)), None)
+        known = {UNASKED: True} if asked is None else {}
+        yield where, {"prompt": asked or where, **row, **known}
 
 
 def _instances(path: pathlib.Path, whole: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
     """The instances of a task of Super-NaturalInstructions, each with what the task says."""
-    worked = whole.get("Positive Examples") or []
+    nested = whole.get("Examples")  # of version 1; it writes "-" where there is none
+    listed = (nested if isinstance(nested, dict) else whole).get("Positive Examples") or []
+    worked = [one for one in listed if isinstance(one, dict)]
     definition = whole.get("Definition")
     common = {
         "definition": definition[0] if isinstance(definition, list) else definition,
