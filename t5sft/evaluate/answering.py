@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5sft import errors
 from t5sft.data import policies, preprocess, records, templates, vocab
 from t5sft.evaluate import score
 from t5sft.generate import decode, sampling, stopping
@@ -84,8 +85,28 @@ def continuation(ready: Ready, record: records.Record) -> Continuation:
     return Continuation(ids, weights[first:])
 
 
+def check_positions(ready: Ready, longest: int) -> None:
+    """Refuses rows longer than the weights were made for: what is answered there means nothing.
+
+    Args:
+      longest: tokens of a decoder's row, prompt and answer.
+
+    Raises:
+      DataError: more than model.max_position_embeddings.
+    """
+    if ready.model.layout != "decoder":
+        return
+    most = ready.model.max_position_embeddings
+    if most is not None and longest - 1 > most:  # the last token is not read
+        raise errors.DataError(
+            f"prompt and answer take {longest - 1:,} places, the weights were made for {most:,} "
+            "positions; the longest prompt; ask fewer new tokens, fewer shots or a shorter prompt"
+        )
+
+
 def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list[Reply]:
     """Answers prompts, in order; an answer depends on its own prompt and place alone."""
+    check_positions(ready, max(map(len, prompts), default=0) + how.max_new_tokens)
     stop = (
         stopping.Stop(ready.vocabulary.decode, tuple(filter(None, how.stop)))
         if any(how.stop)
@@ -115,6 +136,7 @@ def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list
 
 def log_probabilities(ready: Ready, rows: Sequence[score.Ids]) -> list[np.ndarray]:
     """Returns the natural logarithm of the probability of every target token, row by row."""
+    check_positions(ready, max((len(row.inputs) + len(row.targets) for row in rows), default=0))
     return score.log_probabilities(
         ready.model,
         ready.params,

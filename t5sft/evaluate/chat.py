@@ -85,6 +85,7 @@ class Conversation:
         asked = [*self.messages, records.Message("user", text)]
         record = records.Record((*asked, records.Message("assistant", "")), "chat")
         prompt = opening.ids(ready, record, "chat")
+        answering.check_positions(ready, len(prompt) + how.max_new_tokens)
         stop = stopping.Stop(ready.vocabulary.decode, how.stop)
         shown = Shown(write, stop)
         (answer,) = decode.generate(

@@ -74,6 +74,7 @@ def generate(
     )  # fmt: skip
     assert model_dir is not None
     asked = [opening.ids(ready, opening.question(row, where), where) for where, row in rows]
+    answering.check_positions(ready, max(map(len, asked), default=0) + max_new_tokens)
     seeds = [_seed(row, i, where) for i, (where, row) in enumerate(rows)]
     about = {"weights": opening.identity(model_dir), **_about(ready, how)}
     file = AnswersFile(output, [row for _, row in rows], asked, seeds, about)

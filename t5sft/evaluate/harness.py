@@ -57,6 +57,7 @@ def open_model(
         batch_size=batch_size,
         mesh=mesh_lib.resolve(mesh),
     )
+    max_length = min(max_length, model.max_position_embeddings or max_length)
     like = start.like(model, ready.mesh, ready.rules)
     return adapt(base, ready._replace(params=start.load(path, model, like)), max_length)
 

@@ -1,5 +1,6 @@
 """The verbs generate and chat: what they ask, write, resume and refuse."""
 
+import dataclasses
 import io
 import json
 
@@ -7,7 +8,7 @@ import pytest
 
 from t5sft import cli, errors, paths
 from t5sft.data import prepare, preprocess, records, templates, vocab
-from t5sft.evaluate import chat, generating, opening, progress
+from t5sft.evaluate import answering, chat, generating, opening, progress, score
 from t5sft.generate import decode, stopping
 from t5sft.models import decoder, t5
 
@@ -117,6 +118,23 @@ def test_rows_that_have_an_index_of_their_own_are_not_confused(fake, asked):
         file.write(json.dumps(whole[0]) + "\n")
     assert generate(**asked) == want and lines(asked["output"]) == whole
     assert fake[-1]["seeds"] == [1, 2]
+
+
+def test_rows_beyond_the_positions_of_the_weights_are_refused(fake, asked, capfd):
+    """They were answered, by positions that the weights have never seen."""
+    short = dataclasses.replace(DECODER, max_position_embeddings=40)
+    with pytest.raises(errors.DataError, match="were made for 40 positions"):
+        generate(short, prompt="x" * 30, max_new_tokens=16)
+    assert generate(short, prompt="x" * 10, max_new_tokens=16)
+    ready = opening.find(model_dir="copy", model=short, data=DATA)
+    for use in (
+        lambda: chat.chat(model=short, data=DATA, model_dir="copy", once="x" * 30),
+        lambda: answering.reply(ready, [[5] * 36], answering.Decoding(6)),
+        lambda: answering.log_probabilities(ready, [score.Ids([5] * 36, [6] * 6)]),
+    ):
+        with pytest.raises(errors.DataError, match="were made for 40 positions"):
+            use()
+    answering.check_positions(ready, 41)
 
 
 def test_lines_are_written_as_they_finish(fake, asked, monkeypatch):
