@@ -13,8 +13,17 @@ from t5sft.plan import flops, measure, roofline, topology
 
 # Of the forward pass, what the backward pass computes again; and what it keeps of a layer, as
 # multiples of (the residual stream D, all inputs of matrix products).
-_AGAIN = {"full": 1.0, "dots": 0.1, "none": 0.0}
-_KEPT = {"full": (1.0, 0.0), "dots": (1.0, 1.0), "none": (4.0, 2.0)}
+_AGAIN = {"full": 1.0, "dots": 0.1, "none": 0.0, "full_offload": 1.0, "dots_offload": 0.1}
+_KEPT = {
+    "full": (1.0, 0.0),
+    "dots": (1.0, 1.0),
+    "none": (4.0, 2.0),
+    "full_offload": (0.0, 0.0),
+    "dots_offload": (1.0, 0.0),
+}
+# What a search tries. The way to the memory of the host has no roof in `roofline`: a policy that
+# offloads would be as fast as one that keeps, and come out first of all.
+REMATS = ("none", "dots", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +84,13 @@ def estimate(
     tokens = flops.tokens(recipe.shapes) / setting.rows / sizes.context  # of a device, per step
     at_once = tokens / setting.microbatches
     stream, inner = _widths(model)
-    of_stream, of_inner = _KEPT.get(setting.remat, _KEPT["dots"])
+    of_stream, of_inner = _KEPT[setting.remat]
     kept = 2 * at_once * num_layers * (of_stream * stream + of_inner * inner / sizes.tensor)
     logits = 6 * at_once * model.vocab_size / sizes.tensor
     gradients = (4 if setting.microbatches > 1 else 2) * num_parameters / setting.shards
     layer = 3 * 2 * num_parameters / num_layers / sizes.tensor  # gathered: weights and a gradient
     work = flops.step_flops(model, recipe.shapes) / place.num_devices
-    again = _AGAIN.get(setting.remat, _AGAIN["dots"])
+    again = _AGAIN[setting.remat]
     ici, dcn = _wire(setting, num_layers, tokens, stream, num_parameters)
     seconds = roofline.step_seconds(
         place, flops=work * (3 + again) / 3, hbm_bytes=0, ici=ici, dcn=dcn

@@ -4,7 +4,6 @@ import sys
 from typing import Any
 
 from t5sft import errors
-from t5sft.models import stack
 from t5sft.plan import estimate, measure, report, topology
 from t5sft.train import state
 
@@ -55,7 +54,7 @@ def rank(
     scale = min(max(measured / guessed.temp, 0.25), 4)
     room = MARGIN * place.chip.hbm_bytes / place.product.devices
     found = []
-    for setting in estimate.settings(recipe, place, stack.POLICIES):
+    for setting in estimate.settings(recipe, place, estimate.REMATS):
         told = estimate.estimate(recipe, place, setting, **known)
         needed = told.state + scale * told.temp
         if setting != own and needed <= room:

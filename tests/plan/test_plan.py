@@ -5,9 +5,10 @@ import json
 import pytest
 
 from t5sft import cli, errors, launch
-from t5sft.models import decoder
+from t5sft.data import converters
+from t5sft.models import decoder, stack
 from t5sft.parallel import mesh as mesh_lib
-from t5sft.plan import run
+from t5sft.plan import estimate, measure, run, topology
 from t5sft.train import optim
 
 FIELDS = {
@@ -97,3 +98,21 @@ def test_search_lists_what_fits_and_its_gin_lines_are_gin(capsys, tmp_path):
     assert bound["microbatches"] == best["microbatches"]
     sizes = {axis: size for axis, size in vars(bound["mesh"]).items() if size > 1}
     assert sizes == best["mesh"]
+
+
+def test_a_policy_that_offloads_computes_as_much_and_is_not_what_a_search_tries():
+    """Counted as one that keeps, it came before those that pay for nothing on the way."""
+    place = topology.parse("v5e-16")
+    shapes = converters.shapes("decoder", 64, encoder_length=0, decoder_length=2048)
+    asked = measure.Recipe(MODEL, None, None, shapes, 1, None, (), 0, 9)
+    sizes = mesh_lib.MeshSpec(data=16)
+    known = {"num_parameters": 10**6, "state_bytes": 10**7}
+    told = {
+        remat: estimate.estimate(asked, place, estimate.Setting(sizes, 1, remat), **known)
+        for remat in stack.POLICIES
+    }
+    assert told["full_offload"].seconds == told["full"].seconds
+    assert told["dots_offload"].seconds == told["dots"].seconds
+    assert told["full_offload"].temp < told["full"].temp < told["dots"].temp
+    tried = {one.remat for one in estimate.settings(asked, place, estimate.REMATS)}
+    assert tried == {"none", "dots", "full"}
