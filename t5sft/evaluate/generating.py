@@ -73,8 +73,7 @@ def generate(
         system=system, dtype=dtype, batch_size=batch_size, mesh=mesh, rules=rules,
     )  # fmt: skip
     assert model_dir is not None
-    asked = [opening.ids(ready, opening.question(row, where), where) for where, row in rows]
-    answering.check_positions(ready, max(map(len, asked), default=0) + max_new_tokens)
+    asked = _prompts(ready, rows, max_new_tokens)
     seeds = [_seed(row, i, where) for i, (where, row) in enumerate(rows)]
     about = {"weights": opening.identity(model_dir), **_about(ready, how)}
     file = AnswersFile(output, [row for _, row in rows], asked, seeds, about)
@@ -124,6 +123,13 @@ def _read(path: str) -> list[tuple[str, dict]]:
     if not file.exists():
         raise errors.ConfigError(f"no file {path}; --inputs; check the path")
     return list(files.read_rows(file))
+
+
+def _prompts(ready: answering.Ready, rows, max_new_tokens: int) -> list[list[int]]:
+    """Returns the tokens that each row is asked by."""
+    asked = [opening.ids(ready, opening.question(row, where), where) for where, row in rows]
+    answering.check_positions(ready, max(map(len, asked), default=0) + max_new_tokens)
+    return asked
 
 
 def _seed(row: dict, index: int, where: str) -> int:
