@@ -93,6 +93,7 @@ class Hooks:
             "skips": self.skips,
             "unlearnt": self.unlearnt,
             "guard": guard_lib.to_json(now.guard),
+            "period": self.progress.period(),
         }
         with self.events.span("save", step=step):
             self.checkpoints.save(

@@ -148,6 +148,7 @@ class Progress:
       total_steps: where the run ends.
       start: steps done before.
       every: steps in a period; a line also comes when nothing was shown for 30 seconds.
+      period: what `period` gave when the run was saved; the means go on from there.
       stream: where to show it; None: stderr.
       clock: seconds.
     """
@@ -158,6 +159,7 @@ class Progress:
         *,
         start: int = 0,
         every: int = 50,
+        period: Mapping[str, Any] | None = None,
         stream: IO[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -167,8 +169,11 @@ class Progress:
         self.on_skip: Callable[[int, dict], None] = lambda step, values: None  # see `flush`
         self._late: tuple | None = None  # (step, metrics on the devices, counts)
         self._begun = self._period_begun = self._shown = clock()
-        self._sums: dict[str, tuple[float, float]] = {}
-        self._counts: dict[str, int] = {}
+        period = period or {}
+        pairs = period.get("sums", {})
+        self._sums: dict[str, tuple[float, float]] = {k: (s, w) for k, (s, w) in pairs.items()}
+        self._counts: dict[str, int] = dict(period.get("counts", {}))
+        self._earlier = self._counts.get("tokens", 0)  # of another process: not of this speed
         self._bar: Any = None
         if self._stream is not None and self._stream.isatty():
             import tqdm
@@ -229,7 +234,12 @@ class Progress:
         if not is_end:
             return None
         self._sums, self._counts, self._period_begun = {}, {}, self._clock()
+        self._earlier = 0
         return values
+
+    def period(self) -> dict:
+        """Returns what is added up of the period so far, as JSON can hold it, exactly."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def note(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Shows the means of another split on a line of their own."""
@@ -255,7 +265,7 @@ class Progress:
     def _means(self, step: int) -> dict:
         seconds = max(self._clock() - self._period_begun, 1e-9)
         tokens, places = (self._counts.get(name, 0) for name in ("tokens", "places"))
-        speed = {"tokens_per_second": tokens / seconds} if tokens else {}
+        speed = {"tokens_per_second": (tokens - self._earlier) / seconds} if tokens else {}
         padding = {"padding": 1 - tokens / places} if places else {}
         return {"step": step, **summarise(self._sums), **speed, **padding}
 

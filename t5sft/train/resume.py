@@ -36,6 +36,7 @@ class Begin(NamedTuple):
     batch: int = 0  # number of the next one in the stream
     skips: Sequence = ()  # ranges of batches that are left out
     unlearnt: Sequence = ()  # batches that the guard undid
+    period: dict = {}  # of the metrics: what is added up already
 
 
 def begin(
@@ -75,7 +76,7 @@ def begin(
     position = batches.Position(saved.pop("block"), saved.pop("row"))
     batch = saved.pop("batch", restored.step)
     left_out, unlearnt = saved.pop("skips", []), saved.pop("unlearnt", [])
-    memory = saved.pop("guard", {})
+    memory, period = saved.pop("guard", {}), saved.pop("period", {})
     position = _compare(restored, saved, training.identity(), facts, position, allow_changes)
     say(f"resuming at step {restored.step}")
     for line in changed_settings(restored.run.get("config", ""), facts["config"]):
@@ -83,7 +84,7 @@ def begin(
     step = jax.device_put(np.int32(restored.step), like.step.sharding)
     now = state.State(step, restored.params, restored.opt_state)
     every = sorted({tuple(pair) for pair in [*left_out, *skips]})
-    return Begin(_remembering(now, like, guard, memory), position, batch, every, unlearnt)
+    return Begin(_remembering(now, like, guard, memory), position, batch, every, unlearnt, period)
 
 
 def _restore(checkpoints, like, skips, on_damage):

@@ -98,7 +98,9 @@ def _hooks(directory, steps, log_every, begun: resume.Begin, stack, asked, **kep
     start = int(begun.state.step)
     return hooks_lib.Hooks(
         writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
-        progress=stack.enter_context(metrics.Progress(steps, start=start, every=log_every)),
+        progress=stack.enter_context(
+            metrics.Progress(steps, start=start, every=log_every, period=begun.period)
+        ),
         skips=list(begun.skips),
         unlearnt=list(begun.unlearnt),
         asked=asked,

@@ -208,6 +208,26 @@ def test_a_signal_holds_when_the_run_goes_back(data, tmp_path, monkeypatch, capf
     assert made == [1, 2, 3, 4, 5, 4] and summary["step"] == 4 and steps(tmp_path) == [3, 4]
 
 
+def test_the_means_of_a_period_go_on_over_a_restart(data, tmp_path, monkeypatch):  # noqa: F811
+    """Stopped after step 3 of a period of 4: the line of step 4 is that of all four steps."""
+    usual = build(MODEL, sft.sft, run_optimizer(), **as_compiled())
+
+    def update(now, batch):
+        now, sums = usual.update(now, batch)
+        if int(now.step) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return now, sums
+
+    options = {"steps": 6, "log_every": 4, "eval_every": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(run.step_lib, "build", lambda *_, **__: usual._replace(update=update))
+        assert train(data, tmp_path / "cut", **options)["step"] == 3
+    train(data, tmp_path / "cut", **options)
+    train(data, tmp_path / "whole", **options)
+    assert list(train_lines(tmp_path / "whole")) == [4, 6]
+    assert train_lines(tmp_path / "cut") == train_lines(tmp_path / "whole")
+
+
 def run_optimizer():
     from test_run import OPTIMIZER
 
