@@ -22,8 +22,8 @@ class Beams:
     """Keeps the likeliest beginnings of an answer; the best finished one wins.
 
     An answer of n tokens, its end token counted, scores log p / ((5 + n) / 6)^length_penalty
-    (arXiv:1609.08144, equation 14; T5X `decoding.py`, brevity_penalty). Where none has finished,
-    the likeliest unfinished ones are returned.
+    (arXiv:1609.08144, equation 14; T5X `decoding.py`, brevity_penalty). Where fewer than K have
+    finished, the likeliest unfinished ones follow.
 
     Args:
       num_beams: K, beginnings kept at every step.
@@ -114,12 +114,20 @@ def _search(params, given, ends, *, program: slots.Program) -> jax.Array:
             return _choose(state._replace(cache=cache), logits, ends, beams)
 
         state = jax.lax.while_loop(unfinished, one, state)
-        has_finished = (state.scores > NONE).any(axis=1)
-        out = jnp.where(has_finished[:, None, None], state.out, state.live_out)
+        out = _best(state)
         if program.mesh is None:
             return out
         everywhere = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
         return jax.lax.with_sharding_constraint(out, everywhere)
+
+
+def _best(state: _State) -> jax.Array:
+    """[B, K, T] the finished, and after them the likeliest unfinished."""
+    place = jnp.arange(state.scores.shape[1])[None]  # [1, K]
+    num = (state.scores > NONE).sum(axis=1, keepdims=True)  # [B, 1] finished
+    chosen = jnp.where(place < num, place, place.shape[1] + place - num)  # [B, K]
+    both = jnp.concatenate([state.out, state.live_out], axis=1)
+    return jnp.take_along_axis(both, chosen[:, :, None], axis=1)
 
 
 def _begin(params, given, program: slots.Program) -> _State:

@@ -48,7 +48,7 @@ def slow_search(model, params, prompt, num_beams, alpha, ends):
         finished += [(total / penalty, tokens) for total, tokens in options if tokens[-1] in ends]
         finished = sorted(finished, key=lambda one: -one[0])[:num_beams]
         live = [option for option in options if option[1][-1] not in ends][:num_beams]
-    return [tokens for _, tokens in (finished or live)]
+    return [tokens for _, tokens in (finished + live)[:num_beams]]
 
 
 def common_ends(model, params, count):
@@ -79,7 +79,7 @@ def test_agrees_with_a_slow_search(model, num_beams, alpha, count):
     for i, prompt in enumerate(prompts()):
         want = slow_search(model, params, prompt, num_beams, alpha, ends)
         mine = got[i * num_beams : (i + 1) * num_beams]
-        for one, tokens in zip(mine, want, strict=False):
+        for one, tokens in zip(mine, want, strict=True):
             is_finished = tokens[-1] in ends
             num_finished += is_finished
             assert one == decode.Generated(tokens[:-1] if is_finished else tokens, is_finished)
