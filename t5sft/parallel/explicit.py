@@ -93,10 +93,25 @@ def gather(weights: jax.Array, names: Names) -> jax.Array:
     """
     if not is_split(names):
         return weights
+    dtype = weights.dtype
+    if _is_halved_in_vain():
+        weights = weights.astype(jnp.float32)
     for dimension, axes in enumerate(_over(names)):
         for axis in reversed(axes):
             weights = jax.lax.all_gather(weights, axis, axis=dimension, tiled=True)
-    return checkpoint_name(weights, GATHERED)
+    return checkpoint_name(weights.astype(dtype), GATHERED)
+
+
+def _is_halved_in_vain() -> bool:
+    """Whether XLA for CPUs would abort the process at the gradient's reduce-scatter in bfloat16.
+
+    It does where some axes are the compiler's ("Invalid binary instruction opcode copy", jaxlib
+    0.10.2); and a CPU has no wire to save.
+    """
+    found = rules_lib.in_region()
+    if found is None or found[0].devices.flat[0].platform != "cpu":
+        return False
+    return len(manual_axes(*found)) < len(found[0].shape)
 
 
 def is_split(names: Names) -> bool:

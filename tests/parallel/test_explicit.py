@@ -115,6 +115,18 @@ def test_lookup_is_that_of_one_device(sizes, table_rules):
     assert unknown == (~is_known).sum() * 4
 
 
+def test_bfloat16_runs_on_cpus_beside_axes_of_the_compiler():
+    """XLA for CPUs aborts the process at a reduce-scatter in bfloat16 there."""
+    model = dataclasses.replace(stream.DECODER, dtype="bfloat16")
+    params, batch = stream.params(model), stream.batch(model.layout, 8)
+    want, got = (
+        jax.jit(gradients(model, on)[0], compiler_options=stream.quickly())(params, batch, None)[0]
+        for on in (over(data=1), over(data=1, fsdp=2, tensor=2))
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.03 * np.abs(b).max())
+
+
 def test_outside_a_region_nothing_is_gathered():
     x = jnp.ones((4, 2))
     assert explicit.gather(x, ("embed", "mlp")) is x
