@@ -12,6 +12,7 @@ EXIT_CODES = {
     "STORAGE": 6,
     "OWNER": 7,
     "DISTRIBUTED": 8,
+    "SANDBOX": 9,
 }
 
 

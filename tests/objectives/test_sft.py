@@ -20,6 +20,8 @@ BOTH = pytest.mark.parametrize("name", stream.BOTH)
 class Given:
     """A model whose hidden states are its parameters."""
 
+    vocab_size = 5
+
     def hidden(self, params, batch, *, dropout_key):
         return params["hidden"]
 
