@@ -101,6 +101,8 @@ def _search(params, given, ends, *, program: slots.Program) -> jax.Array:
     model, limit, beams = program.model, program.max_new_tokens, program.sampler
     with slots.using(program):
         state = _begin(params, given, program)
+        params, cache = model.apart(params, state.cache)
+        state = state._replace(cache=cache)
 
         def unfinished(state):
             # Scores of an unfinished beam only fall; what it may reach at best, at either end.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5sft.generate import prompts
+from t5sft.models.attention import cache as cached
 from t5sft.parallel import rules as rules_lib
 
 
@@ -93,7 +94,10 @@ def advance(
         return step + 1, Slots(cache, tokens, positions, steps, ended, out, keys, seen)
 
     with using(program):
-        _, slots = jax.lax.while_loop(unfinished, one, (jnp.zeros((), jnp.int32), slots))
+        params, cache = model.apart(params, slots.cache)
+        begun = (jnp.zeros((), jnp.int32), slots._replace(cache=cache))
+        _, slots = jax.lax.while_loop(unfinished, one, begun)
+    slots = slots._replace(cache=cached.together(slots.cache))
     return _visible(slots, program)
 
 

@@ -53,10 +53,11 @@ class DecoderNet(model.Net):
         """Logits [B, 1, V] of one token per row [B, 1]."""
 
         def view(window: int | None, rotation: rotary.Angles) -> attention.View:
-            mask = cached.mask(positions[:, 0], cache["kv"].key.shape[3], window)
+            mask = cached.mask(positions[:, 0], cached.num_slots(cache["kv"]), window)
             return attention.View(mask, rotation=rotation)
 
-        sight, kept, is_local = self._sight(view, positions, cache)
+        aimed = {"kv": cached.aim(cache["kv"], positions[:, 0])}
+        sight, kept, is_local = self._sight(view, positions, aimed)
         hidden, new = self.decoder(self.embed(tokens), sight, kept, is_local)
         return self.unembed(hidden), {"kv": cached.write(cache["kv"], new, positions[:, 0])}
 

@@ -73,6 +73,14 @@ class Block(nn.Module):
         return self.mlp(x), new
 
 
+def apart(params: dict[str, Any]) -> dict[str, Any]:
+    """Takes the layers of a stack's parameters apart: "layers" becomes a list, one for each."""
+    stacked = params["layers"]
+    num_layers = len(jax.tree.leaves(stacked)[0])
+    layers = [jax.tree.map(lambda x: x[i], stacked) for i in range(num_layers)]  # noqa: B023
+    return params | {"layers": layers}
+
+
 class Stack(nn.Module):
     """Blocks one after another, then the final norm."""
 
@@ -113,6 +121,21 @@ class Stack(nn.Module):
             but the new keys and values are wanted.
           is_local: [L] bool, the layers that use sight.local; layers stay alike, and are scanned.
         """
-        x, new = self.layers(layers.dropout(self, x), sight, cache, is_local)
+        if cache and isinstance(cache["kv"], list):
+            x, new = self._apart(x, sight, cache, is_local)
+        else:
+            x, new = self.layers(layers.dropout(self, x), sight, cache, is_local)
         x = layers.rms_norm(x, self.norm, self.config.norm_epsilon)
         return layers.dropout(self, x), new
+
+    def _apart(self, x: jax.Array, sight: Sight, cache, is_local) -> tuple[jax.Array, list]:
+        """The layers of a cached step whose parameters and cache are apart."""
+        block, added = Block(self.config, self.crossing, parent=None), []
+        for i, params in enumerate(self.variables["params"]["layers"]):
+            kept = {"kv": cache["kv"][i]}
+            if self.crossing:
+                kept["memory"] = cached.only(cache["memory"][i])
+            here = None if is_local is None else is_local[i]
+            x, new = block.apply({"params": params}, x, sight, kept, here)
+            added.append(new)
+        return x, added

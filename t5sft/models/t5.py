@@ -94,9 +94,9 @@ class T5Net(model.Net):
     ) -> tuple[jax.Array, model.Cache]:
         """Logits [B, 1, V] of one token per row [B, 1]."""
         slots = positions[:, 0]
-        own = self.decoder.cached_view(slots, cache["kv"].key.shape[3])
+        own = self.decoder.cached_view(slots, cached.num_slots(cache["kv"]))
         other = attention.View(cache["memory_segment_ids"][0, :, None, None, :] > 0)
-        kept = {name: cache[name] for name in ("kv", "memory")}
+        kept = {"kv": cached.aim(cache["kv"], slots), "memory": cache["memory"]}
         hidden, new = self.decoder(self.embed(tokens), stack.Sight(own, other=other), kept)
         cache = cache | {"kv": cached.write(cache["kv"], new, slots)}
         return self.unembed(hidden), cache

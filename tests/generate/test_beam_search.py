@@ -62,7 +62,7 @@ def common_ends(model, params, count):
 @pytest.mark.parametrize(
     "num_beams, alpha, count",
     [
-        (3, 0.6, 2),
+        pytest.param(3, 0.6, 2, marks=pytest.mark.slow),
         pytest.param(3, -0.5, 1, marks=pytest.mark.slow),
         pytest.param(2, 1.0, 0, marks=pytest.mark.slow),
     ],

@@ -54,6 +54,7 @@ def test_repeated_tokens_are_less_likely():
 def test_greedy_takes_the_first_of_the_most_likely():
     tokens = sampling.Sampler()(jnp.array([[1.0, 2.0, 2.0], [3.0, 0.0, 1.0]]), keys(0, 2))
     assert tokens.tolist() == [1, 0]
+    assert sampling.Sampler()(jnp.array([[jnp.nan, 1.0]]), keys(0, 1)).tolist() == [1]
 
 
 def test_frequencies_are_the_softmax_of_logits_over_temperature():

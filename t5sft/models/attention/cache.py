@@ -28,6 +28,16 @@ class Kept(NamedTuple):
     value_scale: jax.Array | None = None  # [(L,) B, K, S] float32
 
 
+class Aimed(NamedTuple):
+    """What one layer keeps, [1, B, K, S, H], and the slots [B] where it puts the new token.
+
+    It does so before it attends: written after having been read, XLA would copy the whole array.
+    """
+
+    kept: Kept
+    slots: jax.Array
+
+
 def check_dtype(dtype: str | None) -> None:
     """Raises ConfigError for a dtype that a cache cannot have."""
     if dtype not in (None, *DTYPES):
@@ -79,6 +89,35 @@ def lengthen(kept: Kept, max_length: int) -> Kept:
     return jax.tree.map(one, kept)
 
 
+def num_slots(kept: Kept | list[Kept]) -> int:
+    """Returns S."""
+    return (kept[0] if isinstance(kept, list) else kept).key.shape[-2]
+
+
+def apart(cache: dict[str, Any]) -> dict[str, Any]:
+    """Takes the layers of a cache apart: each `Kept` becomes a list of L, of [1, B, K, S, H]."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, Kept):
+            return x
+        return [jax.tree.map(lambda y: y[i : i + 1], x) for i in range(len(x.key))]  # noqa: B023
+
+    return {name: one(x) for name, x in cache.items()}
+
+
+def only(kept: Kept) -> Kept:
+    """Takes off the axis of one layer: [1, B, K, S, H] -> [B, K, S, H]."""
+    return jax.tree.map(lambda x: x[0], kept)
+
+
+def together(cache: dict[str, Any]) -> dict[str, Any]:
+    """Puts the layers of a cache together again."""
+    stacked = lambda *layers: jnp.concatenate(layers)  # noqa: E731
+    return {
+        name: jax.tree.map(stacked, *x) if isinstance(x, list) else x for name, x in cache.items()
+    }
+
+
 def mask(slots: jax.Array, max_length: int, window: int | None = None) -> jax.Array:
     """Lets the token of slot p see slots 0 to p - 1 and itself, or the last `window` of these.
 
@@ -89,8 +128,18 @@ def mask(slots: jax.Array, max_length: int, window: int | None = None) -> jax.Ar
     return jnp.pad(seen, ((0, 0), (0, 1)), constant_values=True)[:, None, None, :]
 
 
-def write(kept: Kept, new: jax.Array, slots: jax.Array) -> Kept:
-    """Puts the token [L, B, 1, 2, K, H] of each row at its slot [B]; a slot beyond S is dropped."""
+def aim(kept: Any, slots: jax.Array) -> Any:
+    """Tells layers that are apart the slot [B] of the token to come."""
+    return [Aimed(one, slots) for one in kept] if isinstance(kept, list) else kept
+
+
+def write(kept: Any, new: Any, slots: jax.Array) -> Any:
+    """Puts the token [L, B, 1, 2, K, H] of each row at its slot [B]; a slot beyond S is dropped.
+
+    Layers that are apart have done it: theirs is `new`.
+    """
+    if isinstance(kept, list):
+        return new
     rows = jnp.arange(slots.shape[0])
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:  # indices apart: their axis comes first

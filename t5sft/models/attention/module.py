@@ -61,6 +61,9 @@ class Attention(nn.Module):
         new = jnp.stack([key, value], axis=2)
         if not cache:
             return self._attend(x, query, key, value, view), new
+        if isinstance(cache, cached.Aimed):
+            kept = cached.write(cache.kept, new[None], cache.slots)
+            return self._attend_kept(x, query, cached.only(kept), view, new), kept
         return self._attend_kept(x, query, cache, view, new), new
 
     def cross(self, x: jax.Array, kv: jax.Array, view: views.AnyView) -> jax.Array:
