@@ -12,6 +12,8 @@ import json
 import xxhash
 from etils import epath
 
+from t5sft import errors
+
 NAME = "manifest.json"
 _FORMAT = 2
 # Orbax writes these after the seal; neither has any influence on what is restored.
@@ -42,13 +44,17 @@ def find_damage(directory: epath.PathLike, *, part: int = 0, parts: int = 1) -> 
 
     Several hosts share the reading: each hashes files part, part + parts, ... of the manifest.
 
+    Raises: CheckpointError, if another version wrote the manifest: that is no damage.
     Returns: None, or for example "params/d/5cf1 has changed: its XXH3 is not the recorded one".
     """
     directory = epath.Path(directory)
     try:
         content = json.loads((directory / NAME).read_text())
         if content["format"] != _FORMAT:
-            return f"{NAME} is of format {content['format']}; this t5sft reads {_FORMAT}"
+            raise errors.CheckpointError(
+                f"written by another version: {NAME} is of format {content['format']}, this t5sft "
+                f"reads {_FORMAT}; {directory}; use the version that wrote it"
+            )
         files = content["files"]
         if content["xxh3"] != _digest(files):
             return f"{NAME} has changed: its own digest does not fit"

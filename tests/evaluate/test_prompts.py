@@ -22,7 +22,9 @@ def test_generate_asks_and_ends_as_training_does(monkeypatch, template):
     monkeypatch.setattr(decode, "stream", stream)
     monkeypatch.setattr(generating.opening, "load", lambda _, ready: ready)
     monkeypatch.setattr(generating.opening, "identity", str)
-    model = types.SimpleNamespace(layout="decoder", vocab_size=10**6, dtype="float32")
+    model = types.SimpleNamespace(
+        layout="decoder", vocab_size=10**6, dtype="float32", max_position_embeddings=None
+    )
     data = prepare.Data(task="none", vocabulary=str(vocabularies.directory()), template=template)
     got = generating.generate(
         model=model, data=data, model_dir="x", prompt="Hi?", mesh=mesh.make_mesh()

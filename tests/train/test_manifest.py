@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from t5sft import errors
 from t5sft.train import manifest
 
 
@@ -27,7 +28,8 @@ def test_says_size_and_digest_of_every_file(sealed):
 def test_refuses_a_manifest_of_another_format(sealed):
     content = json.loads((sealed / "manifest.json").read_text())
     (sealed / "manifest.json").write_text(json.dumps(content | {"format": 1}))
-    assert manifest.find_damage(sealed) == "manifest.json is of format 1; this t5sft reads 2"
+    with pytest.raises(errors.CheckpointError, match="of format 1, this t5sft reads 2"):
+        manifest.find_damage(sealed)
 
 
 def test_finds_nothing_wrong_with_what_it_sealed(sealed):
