@@ -64,15 +64,17 @@ class AnswersFile:
             self._stream.write(self._line(index))
             self._stream.flush()
 
-    def finish(self) -> None:
-        """Puts the lines in the order of the inputs."""
+    def finish(self) -> list[dict]:
+        """Puts the lines in the order of the inputs, and returns all rows in it."""
+        answered = [self.done[i] for i in sorted(self.done)]
         if self._stream is None or self._path is None:
-            return
+            return answered
         self._stream.close()
         whole = self._path.with_name(f"{self._path.name}.partial")
         lines = "".join(self._line(index) for index in sorted(self.done))
         whole.write_text(lines, encoding="utf-8")
         os.replace(whole, self._path)
+        return answered
 
     def _line(self, index: int) -> str:
         return json.dumps({self._key: index, **self.done[index]}, ensure_ascii=False) + "\n"

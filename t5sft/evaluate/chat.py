@@ -25,6 +25,7 @@ def chat(
     system: str | None = None,
     dtype: str | None = None,
     max_new_tokens: int = 512,
+    min_new_tokens: int = 0,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -47,9 +48,9 @@ def chat(
       {"messages": the conversation, "finished": False where the last answer was cut}.
     """
     how = settings_lib.Settings(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        min_p=min_p, repetition_penalty=repetition_penalty, stop=tuple(stop), seed=seed,
-        cache_dtype=cache_dtype,
+        max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, temperature=temperature,
+        top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        stop=tuple(stop), seed=seed, cache_dtype=cache_dtype,
     )  # fmt: skip
     ready = opening.find(
         model_dir=model_dir, model=model, data=data, vocabulary=vocabulary, template=template,

@@ -30,13 +30,15 @@ def generate(
     system: str | None = None,
     dtype: str | None = None,
     max_new_tokens: int = 64,
+    min_new_tokens: int = 0,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     num_beams: int = 1,
-    length_penalty: float = 0.6,
+    length_penalty: float | None = None,
+    beam_style: str = "t5x",
     num_samples: int = 1,
     stop: Sequence[str] = (),
     seed: int = 0,
@@ -60,10 +62,10 @@ def generate(
       {"responses": the rows with their answers, in order}.
     """
     how = settings_lib.Settings(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        min_p=min_p, repetition_penalty=repetition_penalty, num_beams=num_beams,
-        length_penalty=length_penalty, num_samples=num_samples, stop=tuple(stop), seed=seed,
-        cache_dtype=cache_dtype,
+        max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, temperature=temperature,
+        top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        num_beams=num_beams, length_penalty=length_penalty, beam_style=beam_style,
+        num_samples=num_samples, stop=tuple(stop), seed=seed, cache_dtype=cache_dtype,
     )  # fmt: skip
     if (prompt is None) == (inputs is None):
         raise errors.ConfigError("give one of --prompt and --inputs; generate; see --help")
@@ -79,10 +81,8 @@ def generate(
     file = AnswersFile(output, [row for _, row in rows], asked, seeds, about)
     missing = [i for i in range(len(rows)) if i not in file.done]
     if missing:
-        ready = opening.load(model_dir, ready)
-        _answer(ready, how, file, asked, seeds, missing)
-    file.finish()
-    answered = [file.done[i] for i in range(len(rows))]
+        _answer(opening.load(model_dir, ready), how, file, asked, seeds, missing)
+    answered = file.finish()
     if output is None and jax.process_index() == 0:
         for row in answered:
             print(row["response"] if inputs is None and num_samples == 1 else _line(row))

@@ -1,4 +1,4 @@
-"""Beam search with T5's length penalty."""
+"""Beam search, as T5X's or as transformers'."""
 
 import dataclasses
 import functools
@@ -15,40 +15,68 @@ from t5sft.generate import slots
 from t5sft.parallel import rules as rules_lib
 
 NONE = -1e30  # the score of a beam that is not there
+STYLES = {"t5x": 0.6, "transformers": 1.0}  # name -> its usual length penalty
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beams:
     """Keeps the likeliest beginnings of an answer; the best finished one wins.
 
-    An answer of n tokens, its end token counted, scores log p / ((5 + n) / 6)^length_penalty
-    (arXiv:1609.08144, equation 14; T5X `decoding.py`, brevity_penalty). Where fewer than K have
-    finished, the likeliest unfinished ones follow.
+    An answer of n tokens, its end token counted, scores
+
+      "t5x"           log p / ((5 + n) / 6)^length_penalty (arXiv:1609.08144, equation 14; T5X
+                      `decoding.py`). Every end among the K (1 + ends) best continuations counts,
+                      no better answer is passed over, and where fewer than K have finished, the
+                      likeliest unfinished ones follow.
+      "transformers"  log p / n^length_penalty. Only an end among the K best continuations counts;
+                      a prompt is left as soon as no beam is better than the K finished ones by its
+                      present length (`early_stopping=False`); an answer cut at the last token
+                      competes with those that finished.
 
     Args:
       num_beams: K, beginnings kept at every step.
-      length_penalty: alpha; 0 compares sums of log-probabilities, more favours long answers. T5
-        uses 0.6.
+      length_penalty: alpha; 0 compares sums of log-probabilities, more favours long answers.
+        None: what the style's programs use, 0.6 and 1.0.
+      style: one of `STYLES`.
 
     Example (alpha 0.6):
-      2 tokens, log p -3.0   score -3.0 / 1.097 = -2.735
-      7 tokens, log p -4.0   score -4.0 / 1.516 = -2.639   the better one
+      2 tokens, log p -3.0   score -3.0 / 1.097 = -2.735 ("t5x")   -3.0 / 1.516 = -1.979
+      7 tokens, log p -4.0   score -4.0 / 1.516 = -2.639           -4.0 / 3.214 = -1.245
     """
 
     num_beams: int = 4
-    length_penalty: float = 0.6
+    length_penalty: float | None = None
+    style: str = "t5x"
 
     def __post_init__(self) -> None:
         if not self.num_beams >= 1:
             raise errors.ConfigError(f"num_beams = {self.num_beams}; Beams; use 1 or more")
-        if not abs(self.length_penalty) < float("inf"):
+        if self.style not in STYLES:
+            hint = errors.suggest(self.style, STYLES)
+            raise errors.ConfigError(
+                f"beam_style = {self.style!r} is unknown{hint}; Beams; use {', '.join(STYLES)}"
+            )
+        if not abs(self.alpha) < float("inf"):
             raise errors.ConfigError(
                 f"length_penalty = {self.length_penalty}; Beams; use a number, 0.6 as T5"
             )
 
+    @property
+    def alpha(self) -> float:
+        """The length penalty in use."""
+        return STYLES[self.style] if self.length_penalty is None else self.length_penalty
+
     def divisor(self, num_tokens: Any) -> Any:
         """What log p is divided by."""
-        return ((5.0 + num_tokens) / 6.0) ** self.length_penalty
+        length = num_tokens if self.style == "transformers" else (5.0 + num_tokens) / 6.0
+        return length**self.alpha
+
+    def reach(self, best: jax.Array, num_tokens: Any, most: int) -> jax.Array:
+        """What the best unfinished beam, log p and tokens, may score when it finishes."""
+        if self.style == "transformers":  # its guess: as if it finished here
+            return best / self.divisor(num_tokens)
+        # log p only falls; the divisor is largest at one of both ends.
+        return jnp.maximum(best / self.divisor(num_tokens + 1), best / self.divisor(most))
 
 
 class _State(NamedTuple):
@@ -62,6 +90,7 @@ class _State(NamedTuple):
     live_out: jax.Array  # [B, K, T]
     scores: jax.Array  # [B, K] of the finished, falling; NONE: not there
     out: jax.Array  # [B, K, T]
+    open: jax.Array  # [B] a better answer may come
 
 
 def search(
@@ -83,8 +112,9 @@ def search(
       batch_size: prompts times beams decoded together.
     """
     ways = 1 if program.mesh is None else rules_lib.ways("batch", program.mesh, program.rules)
-    rows = -(-max(1, batch_size // program.sampler.num_beams) // ways) * ways
-    for group in prompts_lib.groups(prompts, rows, buckets):
+    most = -(-max(1, batch_size // program.sampler.num_beams) // ways) * ways
+    for group in prompts_lib.groups(prompts, most, buckets):
+        rows = prompts_lib.num_rows(len(group.members), most, program.mesh, program.rules)
         for first in range(0, len(group.members), rows):
             chosen = group.members[first : first + rows]
             asked = [prompts[i] for i in chosen] + [[start_id]] * (rows - len(chosen))
@@ -98,22 +128,18 @@ def search(
 @functools.partial(jax.jit, static_argnames="program")
 def _search(params, given, ends, *, program: slots.Program) -> jax.Array:
     """[B, K, T] answers of one batch, see `search`."""
-    model, limit, beams = program.model, program.max_new_tokens, program.sampler
+    model, limit = program.model, program.max_new_tokens
     with slots.using(program):
         state = _begin(params, given, program)
         params, cache = model.apart(params, state.cache)
         state = state._replace(cache=cache)
 
         def unfinished(state):
-            # Scores of an unfinished beam only fall; what it may reach at best, at either end.
-            best = state.live.max(axis=1)
-            reach = jnp.maximum(best / beams.divisor(state.step + 1), best / beams.divisor(limit))
-            is_open = (reach > state.scores.min(axis=1)) & ~given["ignored"]
-            return (state.step < limit) & is_open.any()
+            return (state.step < limit) & state.open.any()
 
         def one(state):
             logits, cache = model.decode_step(params, state.cache, state.tokens, state.positions)
-            return _choose(state._replace(cache=cache), logits, ends, beams)
+            return _choose(state._replace(cache=cache), logits, ends, program)
 
         state = jax.lax.while_loop(unfinished, one, state)
         out = _best(state)
@@ -150,14 +176,17 @@ def _begin(params, given, program: slots.Program) -> _State:
         live_out=empty,
         scores=jnp.full((b, k), NONE, jnp.float32),
         out=empty,
+        open=~given["ignored"],
     )
 
 
-def _choose(state: _State, logits: jax.Array, ends: jax.Array, beams: Beams) -> _State:
+def _choose(state: _State, logits: jax.Array, ends: jax.Array, program: slots.Program) -> _State:
     """Takes one token more into every beam: [B * K, V] logits."""
+    beams, limit = program.sampler, program.max_new_tokens
     b, k = state.live.shape
     v = logits.shape[-1]
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1).reshape(b, k, v)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    log_p = slots.without_ends(log_p, ends, state.step, program).reshape(b, k, v)
     total = (state.live[:, :, None] + log_p).reshape(b, k * v)
     # Every beam may end in as many ways as there are ends: so many more leave K unfinished ones.
     num = min(k * (1 + ends.shape[0]), k * v)
@@ -167,7 +196,11 @@ def _choose(state: _State, logits: jax.Array, ends: jax.Array, beams: Beams) -> 
     out = jax.lax.dynamic_update_slice_in_dim(out, token[:, :, None], state.step, axis=2)
     is_end = jnp.isin(token, ends) & (found > NONE / 2)
 
-    ended = jnp.where(is_end, found / beams.divisor(state.step + 1), NONE)
+    counts = is_end
+    if beams.style == "transformers":
+        is_cut = (state.step + 1 == limit) & (found > NONE / 2)
+        counts = (is_end | is_cut) & (jnp.arange(num) < k)[None] & state.open[:, None]
+    ended = jnp.where(counts, found / beams.divisor(state.step + 1), NONE)
     scores, best = jax.lax.top_k(jnp.concatenate([state.scores, ended], axis=1), k)
     finished = jnp.concatenate([state.out, out], axis=1)
     finished = jnp.take_along_axis(finished, best[:, :, None], axis=1)
@@ -176,6 +209,7 @@ def _choose(state: _State, logits: jax.Array, ends: jax.Array, beams: Beams) -> 
     parent = jnp.take_along_axis(parent, best, axis=1)
     rows = (jnp.arange(b)[:, None] * k + parent).reshape(b * k)
     kept = {"kv": jax.tree.map(lambda x: x[:, rows], state.cache["kv"])}
+    reach = beams.reach(live[:, 0], state.step + 1, limit)
     return _State(
         step=state.step + 1,
         cache=state.cache | kept,  # all beams of a prompt have the same memory of the encoder
@@ -185,4 +219,5 @@ def _choose(state: _State, logits: jax.Array, ends: jax.Array, beams: Beams) -> 
         live_out=jnp.take_along_axis(out, best[:, :, None], axis=1),
         scores=scores,
         out=finished,
+        open=state.open & (reach > scores.min(axis=1)),
     )

@@ -44,6 +44,7 @@ def stream(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     eos_id: int | Sequence[int],
     start_id: int = 0,
     batch_size: int = 8,
@@ -68,10 +69,10 @@ def stream(
     Args:
       prompts: token ids. "decoder": the text to continue, not empty. "encoder_decoder": the input.
       max_new_tokens: a completion is cut here, and marked as not finished.
+      min_new_tokens: before so many no end token is chosen; a stop string still ends.
       eos_id: ends a completion; or several that do (end of turn, end of text).
       start_id: the first decoder token of an encoder-decoder; T5 uses its padding id, 0.
-      batch_size: rows decoded together; with beams the prompts times the beams, at least one
-        prompt. The last batch is filled up with rows that are ignored.
+      batch_size: rows decoded together, fewer for few prompts; with beams prompts times beams.
       buckets: padded prompt lengths; None: 16, 24, 32, 48, 64, 96, ...
       sampler: how a token is chosen; greedy by default.
       seed, row_seeds: sample n of prompt i draws by (seed, row_seeds[i], n); None: i itself.
@@ -91,23 +92,22 @@ def stream(
         model, prompts, batch_size, buckets, num_samples, sampler, stop, cache_dtype, mesh, rules
     )
     ends = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
-    row_seeds = range(len(prompts)) if row_seeds is None else row_seeds
-    common = (model, sampler, max_new_tokens, cache_dtype, mesh, frozen(rules))
+    program = slots.Program(
+        model, sampler, max_new_tokens, cache_dtype, mesh, frozen(rules), min_new_tokens
+    )
     if isinstance(sampler, beam.Beams):
-        found = beam.search(
-            slots.Program(*common), params, prompts,
-            ends=ends, start_id=start_id, batch_size=batch_size, buckets=buckets,
-        )  # fmt: skip
-        for i, best in found:
+        among = {"ends": ends, "start_id": start_id, "batch_size": batch_size, "buckets": buckets}
+        for i, best in beam.search(program, params, prompts, **among):
             for n, tokens in enumerate(best[:num_samples]):
                 yield i * num_samples + n, _generated(tokens, ends)
         return
-    requests = [
-        Request(*one, n) for one in zip(prompts, row_seeds, strict=True) for n in range(num_samples)
-    ]
-    run = _Run(slots.Program(*common), params, requests, seed, start_id, ends, stop, watch, chunk)
+    seeds = range(len(prompts)) if row_seeds is None else row_seeds
+    each = zip(prompts, seeds, strict=True)
+    requests = [Request(*one, n) for one in each for n in range(num_samples)]
+    run = _Run(program, params, requests, seed, start_id, ends, stop, watch, chunk)
     for group in _groups(requests, batch_size, buckets):
-        yield from run.group(group, batch_size, _refill(refill, group, batch_size, mesh, rules))
+        rows = prompts_lib.num_rows(len(group.members), batch_size, mesh, rules)
+        yield from run.group(group, rows, _refill(refill, group, rows, mesh, rules))
 
 
 class Request(NamedTuple):

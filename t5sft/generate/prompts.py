@@ -59,6 +59,21 @@ def groups(
         yield found
 
 
+def num_rows(count: int, batch_size: int, mesh: Mesh | None, rules: rules_lib.Rules) -> int:
+    """Returns how many rows to decode together: batch_size, or few enough for few prompts.
+
+    By powers of two, so that sets of many sizes share few programs, and as the mesh divides them.
+
+    Example (batch_size 32, one device; then 4):
+      count 1   1   4
+      count 5   8   8
+      count 33  32  32
+    """
+    ways = 1 if mesh is None else rules_lib.ways("batch", mesh, rules)
+    power = 1 << max(count - 1, 0).bit_length()
+    return min(batch_size, -(-power // ways) * ways)
+
+
 def arrays(
     layout: str, rows: Sequence[Sequence[int]], length: int, start_id: int
 ) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ class Program(NamedTuple):
     cache_dtype: str | None
     mesh: Mesh | None
     rules: tuple
+    min_new_tokens: int = 0
 
 
 class Slots(NamedTuple):
@@ -83,6 +84,7 @@ def advance(
     def one(state):
         step, (cache, tokens, positions, steps, ended, out, keys, seen) = state
         logits, cache = model.decode_step(params, cache, tokens, positions)
+        logits = without_ends(logits, ends, steps[:, None], program)
         made = program.sampler(logits, jax.vmap(jax.random.fold_in)(keys, steps), seen)
         out = out.at[rows, jnp.where(ended, limit, steps)].set(made, mode="drop")
         tokens = jnp.where(ended, tokens, made)
@@ -99,6 +101,16 @@ def advance(
         _, slots = jax.lax.while_loop(unfinished, one, begun)
     slots = slots._replace(cache=cached.together(slots.cache))
     return _visible(slots, program)
+
+
+def without_ends(
+    logits: jax.Array, ends: jax.Array, num_made: jax.Array, program: Program
+) -> jax.Array:
+    """Rules the end tokens out of [B, V] while an answer has fewer than min_new_tokens."""
+    if program.min_new_tokens == 0:
+        return logits
+    is_end = jnp.isin(jnp.arange(logits.shape[-1]), ends)[None]
+    return jnp.where(is_end & (num_made < program.min_new_tokens), -jnp.inf, logits)
 
 
 def row_keys(seed: int, rows, samples) -> jax.Array:
