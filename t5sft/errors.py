@@ -43,6 +43,10 @@ class CheckpointError(T5sftError):
     exit_code = 5
 
 
+class DamageError(CheckpointError):
+    """A checkpoint that is not what was written: an earlier one may be."""
+
+
 class StorageError(T5sftError):
     """A disk or bucket that is full, read-only, or cannot be reached."""
 

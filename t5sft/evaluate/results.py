@@ -14,6 +14,7 @@ import jax
 
 import t5sft
 from t5sft import errors
+from t5sft.train import tensorboard
 
 FOLDER, NAME = "evaluation", "results.jsonl"
 
@@ -137,13 +138,11 @@ def write(model_dir, records: Sequence[Mapping[str, Any]]) -> pathlib.Path | Non
 
 
 def _write_tensorboard(folder: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:
-    import tensorboardX  # half a second
-
-    with tensorboardX.SummaryWriter(str(folder)) as events:
+    with tensorboard.Board(folder) as board:
         for one in records:
-            for name, value in one["metrics"].items():
-                if value is not None:
-                    events.add_scalar(f"{one['suite']}/{one['task']}/{name}", value, one["step"])
+            of = f"{one['suite']}/{one['task']}"
+            known = {f"{of}/{k}": v for k, v in one["metrics"].items() if v is not None}
+            board.add(one["step"], known)
 
 
 def read(model_dir) -> list[dict[str, Any]]:

@@ -166,7 +166,8 @@ class Checkpointer:
             (without one: the first device). Any mesh; shapes and dtypes must be those saved.
 
         Raises:
-          CheckpointError: no such step; a file damaged, missing or added; or another model.
+          DamageError: a file damaged, missing or added.
+          CheckpointError: no such step, or another model.
         """
         self.wait()
         steps = self.steps()
@@ -179,9 +180,9 @@ class Checkpointer:
             )
         path = self._directory / str(step)
         earlier = [s for s in steps if s < step]
-        stored.verify(path, f"delete {path} to go on from step {earlier[-1]}" if earlier else None)
+        advice = f"delete {path} to go on from step {earlier[-1]}" if earlier else None
         likes = {"params": like_params, "opt_state": like_opt_state}
-        params, opt_state = stored.read_trees(self._orbax, path, likes)
+        params, opt_state = stored.read_verified(self._orbax, path, likes, advice)
         texts = (stored.read_json(path, name) for name in ("data", "run"))
         self._current = step
         return Restored(step, params, opt_state, *texts)
@@ -286,9 +287,8 @@ def restore_params(path, like):
       CheckpointError: nothing there, damage, or another model.
     """
     path = find(path)
-    stored.verify(path, None)
     with contextlib.closing(stored.open_orbax()) as orbax:
-        return stored.read_trees(orbax, path, {"params": like})[0]
+        return stored.read_verified(orbax, path, {"params": like})[0]
 
 
 def save_params(path, params, run: dict, *, dtype: str | None = None) -> None:

@@ -4,7 +4,8 @@
      "seconds": 1.25}
 
 Events: start, compile, restart (what is restored), step (a period of them), wait (for data), stall,
-save, evaluate, stop. A line is appended whole; nothing is ever taken back.
+save, evaluate, stop, lost (lines, on a full disk). A line is appended whole; nothing is ever taken
+back.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 
 from t5sft import errors
+from t5sft.train.metrics import say
 
 NAME = "events.jsonl"
 _PERIOD_SECONDS = 10.0  # steps of so long share a line: as much is unknown of a killed run
@@ -31,15 +33,13 @@ class Events:
     Args:
       directory: MODEL_DIR.
       clock: seconds since 1970.
-
-    Raises:
-      StorageError: the file cannot be written.
     """
 
     def __init__(self, directory, clock: Callable[[], float] = time.time):
         self._clock = clock
         self._path = pathlib.Path(directory).expanduser() / NAME
         self._attempt = f"{socket.gethostname()}-{os.getpid()}-{int(clock())}"
+        self._lost = 0  # lines that could not be written
         self._begun = clock()
         self._last = clock()  # up to when time is accounted for
         self._first: int | None = None  # of the steps not written yet
@@ -50,17 +50,21 @@ class Events:
         self.write("start", age=round(_age_seconds(), 3))
 
     def write(self, event: str, **values: Any) -> None:
-        """Appends one event."""
+        """Appends one event. Where that fails it says so, once, and the run goes on."""
         if jax.process_index() != 0:
             return
         line = {"t": round(self._clock(), 3), "attempt": self._attempt, "event": event, **values}
+        text = json.dumps(line) + "\n"
+        if self._lost:  # the last line may have been cut short
+            text = f"\n{json.dumps({**line, 'event': 'lost', 'lines': self._lost})}\n{text}"
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(text)
+            self._lost = 0
         except OSError as error:
-            raise errors.StorageError(
-                f"cannot write ({error}); {self._path}; free or mend the storage"
-            ) from error
+            if not self._lost:
+                say(f"cannot write {self._path} ({error}): t5sft goodput will lack what happens")
+            self._lost += 1
 
     @contextlib.contextmanager
     def span(self, event: str, **values: Any) -> Iterator[None]:
@@ -132,10 +136,9 @@ class Events:
         return self
 
     def __exit__(self, kind, error, _):
-        with contextlib.suppress(errors.StorageError):
-            self.flush()
-            why = "done" if kind is None else getattr(error, "name", kind.__name__)
-            self.write("stop", why=why)
+        self.flush()
+        why = "done" if kind is None else getattr(error, "name", kind.__name__)
+        self.write("stop", why=why)
 
 
 def read(directory) -> list[dict]:

@@ -1,6 +1,7 @@
 """What happens at a loss or gradient that is not finite, or far above the usual ones."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -112,7 +113,7 @@ def to_json(memory: Any) -> dict:
     return {name: array.tolist() for name, array in jax.device_get(dict(memory or {})).items()}
 
 
-def from_json(guard: Guard, saved: dict) -> dict:
+def from_json(guard: Guard, saved: Mapping[str, Any]) -> dict:
     """Returns what was remembered; begins anew where another window was saved."""
     fresh = guard.memory()
     if any(len(saved.get(n, ())) != fresh[n].size for n in ("losses", "norms")):

@@ -8,7 +8,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.data import batches
-from t5sft.train import checkpoint, events, hosts, loop, metrics, state
+from t5sft.train import checkpoint, events, hosts, loop, metrics, position, state
 from t5sft.train import guard as guard_lib
 from t5sft.train import step as step_lib
 
@@ -87,20 +87,21 @@ class Hooks:
         self._read(self.progress.flush)
         assert self.batch is not None
         values = self.validated.get(step, {})
-        where = {
-            **self.batch.position._asdict(),
-            "batch": self.batch.number + 1,
-            "skips": self.skips,
-            "unlearnt": self.unlearnt,
-            "guard": guard_lib.to_json(now.guard),
-            "period": self.progress.period(),
-        }
+        where = position.Position(
+            rows=self.batch.position,
+            batch=self.batch.number + 1,
+            identity=self.identity,
+            skips=self.skips,
+            unlearnt=self.unlearnt,
+            guard=guard_lib.to_json(now.guard),
+            period=self.progress.period(),
+        )
         with self.events.span("save", step=step):
             self.checkpoints.save(
                 step,
                 params=now.params,
                 opt_state=now.opt_state,
-                position={**where, **self.identity},
+                position=position.to_json(where),
                 run=self.facts,
                 metrics={f"validation/{name}": value for name, value in values.items()},
             )

@@ -47,6 +47,7 @@ def checkpoint(
         known = ", ".join(map(str, sorted(steps)))
         raise errors.CheckpointError(f"no step {step} (steps: {known}); {directory}; name one")
     if action == "prune":
+        places.local(directory)
         return _prune(directory, keep_last, keep_best)
     chosen = {s: path for s, path in steps.items() if step in (None, s)}
     return _list(chosen) if action == "list" else _verify(chosen)

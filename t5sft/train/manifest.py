@@ -19,6 +19,7 @@ _FORMAT = 2
 # Orbax writes these after the seal; neither has any influence on what is restored.
 _AFTER_THE_SEAL = ("commit_success.txt", "_CHECKPOINT_METADATA")
 _CHUNK_BYTES = 1 << 20
+_LARGE_BYTES = 1 << 20  # below: how arrays are laid out; above: what they hold
 _THREADS = 4  # reading releases the interpreter lock; four keep up with a local disk
 
 
@@ -39,10 +40,14 @@ def seal(directory: epath.PathLike) -> None:
     (directory / NAME).write_text(json.dumps(content, indent=1))
 
 
-def find_damage(directory: epath.PathLike, *, part: int = 0, parts: int = 1) -> str | None:
+def find_damage(
+    directory: epath.PathLike, *, part: int = 0, parts: int = 1, large: bool | None = None
+) -> str | None:
     """Compares every file with the manifest and says what is wrong with the first bad one.
 
-    Several hosts share the reading: each hashes files part, part + parts, ... of the manifest.
+    Args:
+      part, parts: several hosts share the reading: each hashes files part, part + parts, ...
+      large: False hashes only the files of up to 1 MiB, True only those above; None: all.
 
     Raises: CheckpointError, if another version wrote the manifest: that is no damage.
     Returns: None, or for example "params/d/5cf1 has changed: its XXH3 is not the recorded one".
@@ -67,9 +72,11 @@ def find_damage(directory: epath.PathLike, *, part: int = 0, parts: int = 1) -> 
         return f"{name} is missing"
     for name in sorted(present - set(files)):
         return f"{name} is not in the manifest: something else wrote it"
-    names = sorted(files)[part::parts]
+    names = [n for n in sorted(files) if large in (None, files[n]["bytes"] > _LARGE_BYTES)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        damage = threads.map(lambda name: _difference(directory, name, files[name]), names)
+        damage = threads.map(
+            lambda name: _difference(directory, name, files[name]), names[part::parts]
+        )
         return next(filter(None, damage), None)
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 import jax
 
 from t5sft import errors
+from t5sft.train import tensorboard as board
 
 NAME = "metrics.jsonl"
 
@@ -45,7 +46,8 @@ class MetricWriter:
     """
 
     def __init__(self, directory, *, resume_at: int = 0, tensorboard: bool = True):
-        self._file = self._events = None
+        self._file: IO | None = None
+        self._board: board.Board | None = None
         if jax.process_index() != 0:
             return
         path = pathlib.Path(directory).expanduser() / NAME
@@ -54,11 +56,8 @@ class MetricWriter:
             _truncate(path, resume_at)
             self._file = path.open("a", encoding="utf-8")
             if tensorboard:
-                import tensorboardX  # half a second that a run without it need not spend
-
-                self._events = tensorboardX.SummaryWriter(
-                    str(path.parent / "tensorboard"), purge_step=resume_at + 1
-                )
+                folder = path.parent / "tensorboard"
+                self._board = board.Board(folder, purge_step=resume_at + 1)
         except OSError as error:
             raise _cannot_write(path, error) from error
 
@@ -76,18 +75,20 @@ class MetricWriter:
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+            if self._board is not None:
+                self._board.add(int(step), {f"{split}/{k}": v for k, v in values.items()})
         except OSError as error:
             raise _cannot_write(self._file.name, error) from error
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Writes what TensorBoard's writer still holds."""
-        for file in (self._file, self._events):
-            if file is not None:
-                file.close()
-        self._file = self._events = None
+        """Writes what is still in memory; StorageError where that cannot be."""
+        files, self._file, self._board = (self._file, self._board), None, None
+        try:
+            for file in files:
+                if file is not None:
+                    file.close()
+        except OSError as error:
+            raise _cannot_write("metrics", error) from error
 
     def __enter__(self):
         return self

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 
 from etils import epath
 
@@ -44,6 +45,16 @@ def numbered(directory: epath.Path) -> list[epath.Path]:
     files = (manifest.NAME, COMMIT_FILE)
     steps = [path for path in directory.iterdir() if path.name.isdecimal()]
     return [path for path in steps if any((path / file).exists() for file in files)]
+
+
+def local(path) -> pathlib.Path:
+    """The directory of a run; ConfigError for a bucket, which Path would take for a folder gs:/."""
+    if "://" in str(path):
+        raise errors.ConfigError(
+            f"model_dir is a bucket, where a run cannot lock, append or rename; {path}; use a "
+            "directory that all hosts share (a disk, NFS, Filestore)"
+        )
+    return pathlib.Path(path).expanduser()
 
 
 def absolute(path) -> epath.Path:

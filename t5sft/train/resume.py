@@ -3,7 +3,6 @@
 import difflib
 import importlib.metadata
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,9 +10,10 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.convert import describe
-from t5sft.data import batches, prepare
+from t5sft.data import prepare
 from t5sft.train import guard as guard_lib
 from t5sft.train import hosts, start, state
+from t5sft.train import position as position_lib
 from t5sft.train.metrics import say
 
 
@@ -32,11 +32,7 @@ class Begin(NamedTuple):
     """Where a run goes on."""
 
     state: state.State
-    position: batches.Position = batches.Position()
-    batch: int = 0  # number of the next one in the stream
-    skips: Sequence = ()  # ranges of batches that are left out
-    unlearnt: Sequence = ()  # batches that the guard undid
-    period: dict = {}  # of the metrics: what is added up already
+    position: position_lib.Position
 
 
 def begin(
@@ -65,32 +61,39 @@ def begin(
     Raises:
       CheckpointError: damage; ConfigError: other data, or no checkpoint before `skips`.
     """
-    hosts.agree("data", training.identity())  # before the first collective
+    identity = training.identity()
+    hosts.agree("data", identity)  # before the first collective
     like = program.like
-    restored = _restore(checkpoints, like, skips, on_damage)
+    restored = _restore(checkpoints, like, skips, identity, on_damage)
     if restored is None:
         params = origin.read(like.params) if origin else None
         now = state.create(model, optimizer, like, seed, params)
-        return Begin(_remembering(now, like, guard, {}), skips=skips)
-    saved = dict(restored.position)
-    position = batches.Position(saved.pop("block"), saved.pop("row"))
-    batch = saved.pop("batch", restored.step)
-    left_out, unlearnt = saved.pop("skips", []), saved.pop("unlearnt", [])
-    memory, period = saved.pop("guard", {}), saved.pop("period", {})
-    position = _compare(restored, saved, training.identity(), facts, position, allow_changes)
+        here = position_lib.Position(identity=identity, skips=skips)
+        return Begin(_remembering(now, like, guard, {}), here)
+    saved = position_lib.from_json(restored.position, restored.step)
+    _compare(restored, saved, identity, facts, allow_changes)
+    here = saved.carried_over(identity)
     say(f"resuming at step {restored.step}")
     for line in changed_settings(restored.run.get("config", ""), facts["config"]):
         say(f"  {line}")
     step = jax.device_put(np.int32(restored.step), like.step.sharding)
     now = state.State(step, restored.params, restored.opt_state)
-    every = sorted({tuple(pair) for pair in [*left_out, *skips]})
-    return Begin(_remembering(now, like, guard, memory), position, batch, every, unlearnt, period)
+    here = here._replace(skips=sorted({*here.skips, *skips}))
+    return Begin(_remembering(now, like, guard, here.guard), here)
 
 
-def _restore(checkpoints, like, skips, on_damage):
+def _restore(checkpoints, like, skips, identity, on_damage):
     """Returns the newest checkpoint that is good and has learnt none of `skips`, None without."""
+
+    def is_fit(step: int) -> bool:
+        try:
+            saved = position_lib.from_json(checkpoints.position(step), step)
+            return not saved.has_learnt(skips, identity)
+        except (errors.CheckpointError, ValueError, TypeError):
+            return True  # not verified yet: `restore` says what is wrong with it
+
     steps = checkpoints.steps()
-    fitting = [s for s in steps if not _has_learnt(checkpoints.position(s), s, skips)]
+    fitting = [step for step in steps if not skips or is_fit(step)]
     if steps and not fitting:
         raise errors.ConfigError(
             f"every checkpoint has learnt batches of {skips} (steps: {steps}); skip_batches; use "
@@ -99,33 +102,24 @@ def _restore(checkpoints, like, skips, on_damage):
     for step in reversed(fitting):
         try:
             return checkpoints.restore(step, like_params=like.params, like_opt_state=like.opt_state)
-        except errors.CheckpointError as error:
-            if on_damage != "fallback" or "damaged" not in str(error) or step == fitting[0]:
+        except errors.DamageError as error:
+            if on_damage != "fallback" or step == fitting[0]:
                 raise
             say(f"{error}: going back to the step before")
     return None
 
 
-def _has_learnt(position: dict, step: int, skips) -> bool:
-    undone, left_out = set(position.get("unlearnt", [])), position.get("skips", [])
-    return any(
-        number not in undone and not guard_lib.is_left_out(number, left_out)
-        for first, last in skips
-        for number in range(first, min(last, position.get("batch", step)))
-    )
-
-
-def _compare(restored, saved, identity, facts, position, allow_changes) -> batches.Position:
-    """Raises if the data are others, unless allowed; returns where in them to go on."""
-    before, after = dict(saved), dict(identity)
+def _compare(restored, saved: position_lib.Position, identity, facts, allow_changes):
+    """Tells what of the data is another than it was; raises unless that is allowed."""
+    before, after = dict(saved.identity), dict(identity)
     if restored.run.get("vocabulary_sha256", facts["vocabulary_sha256"]):
         before["tokenizer"] = restored.run.get("vocabulary_sha256", facts["vocabulary_sha256"])
         after["tokenizer"] = facts["vocabulary_sha256"]
     if before.get("data") != after.get("data"):
         before["template"], after["template"] = restored.run.get("template"), facts["template"]
-    changed = [name for name in after if before.get(name) != after[name]]
+    changed = position_lib.differences(before, after)
     if not changed:
-        return position
+        return
     was, now = [before.get(n) for n in changed], [after[n] for n in changed]
     what = f"the data of this run changed ({', '.join(changed)}): step {restored.step} was trained "
     what += f"with {was}, now {now}"
@@ -134,10 +128,8 @@ def _compare(restored, saved, identity, facts, position, allow_changes) -> batch
             f"{what}; resume; use another model_dir, or allow it (--gin.train.allow_changes=True)"
         )
     say(f"{what}: allowed")
-    if set(changed) <= {"batch_size", "tokenizer"}:
-        return position  # of rows: the next one is the same
-    say("a position means nothing in other data: they are read from their start")
-    return batches.Position()
+    if set(changed) - {"batch_size", "tokenizer"}:
+        say("a position means nothing in other data: they are read from their start, batch 0")
 
 
 def changed_settings(before: str, after: str) -> list[str]:
@@ -161,7 +153,7 @@ def changed_settings(before: str, after: str) -> list[str]:
     return [line for line in told if "MODEL_DIR = " not in line]
 
 
-def _remembering(now: state.State, like: state.State, guard: guard_lib.Guard, saved: dict):
+def _remembering(now: state.State, like: state.State, guard: guard_lib.Guard, saved):
     if not like.guard:
         return now
     place = lambda x, leaf: jax.device_put(x, leaf.sharding)  # noqa: E731

@@ -10,8 +10,9 @@ from t5sft.train.metrics import say
 
 
 def run(
+    lasting: contextlib.ExitStack,
     begin: Callable,
-    make_hooks: Callable,
+    hooks_of: Callable,
     training: batches.Batches,
     program,
     log,
@@ -24,8 +25,9 @@ def run(
     """Trains up to step `steps`; returns the hooks of the last round and the last state.
 
     Args:
+      lasting: of the whole run: what is entered here stays over all rounds.
       begin: ranges of batches to leave out -> resume.Begin.
-      make_hooks: (Begin, ExitStack, asked) -> hooks.Hooks.
+      hooks_of: (Begin, ExitStack, asked) -> hooks.Hooks.
       log: events.Events.
       skips: ranges to leave out from the start.
 
@@ -33,18 +35,20 @@ def run(
       NonFiniteError: bad batches came again after all the rewinds that the guard makes.
     """
     left_out = guard.check_ranges(skips)
-    rewinds, received = 0, None
+    rewinds, asked = 0, None
     while True:
         with contextlib.ExitStack() as stack:
             with log.restoring():
                 begun = begin(skips=left_out)
                 start = int(begun.state.step)
                 log.resume(start, again=rewinds > 0)
-            asked = stack.enter_context(stopping.signals())
-            asked.received = received  # a signal of the round before still holds
-            hooks = make_hooks(begun, stack, asked.is_asked)
-            where = {"number": begun.batch, "skips": begun.skips}
-            stream = batches.stream(training, begun.position, program.shardings, **where)
+            # Not before: until there is a step a signal ends at once, nothing is to be saved. In
+            # the rounds after a rewind it is kept: one step more, and it is saved.
+            asked = asked or lasting.enter_context(stopping.signals())
+            hooks = hooks_of(begun, stack, asked.is_asked)
+            here = begun.position
+            where = {"number": here.batch, "skips": here.skips}
+            stream = batches.stream(training, here.rows, program.shardings, **where)
             stack.callback(stream.close)
             now, begun = begun.state, None  # it would keep the first state alive
             try:
@@ -60,7 +64,7 @@ def run(
                 hooks.finish(now)
                 return hooks, now
             except guard.Rewind as error:
-                message, more, received = str(error), error.skip, asked.received
+                message, more = str(error), error.skip
         del now
         if rewinds == hooks.guard.most_rewinds:
             raise errors.NonFiniteError(

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -13,7 +12,18 @@ from t5sft.objectives import sft
 from t5sft.parallel import chips
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
-from t5sft.train import checkpoint, events, inputs, metrics, optim, owner, resume, rounds, state
+from t5sft.train import (
+    checkpoint,
+    events,
+    inputs,
+    metrics,
+    optim,
+    owner,
+    places,
+    resume,
+    rounds,
+    state,
+)
 from t5sft.train import guard as guard_lib
 from t5sft.train import hooks as hooks_lib
 from t5sft.train import step as step_lib
@@ -59,10 +69,10 @@ def train(
       allow_changes: resume with other data, tokenizer or batch size; config: the gin text, kept.
       mesh: sizes; None is all devices as data; compiler_options: XLA's for TPUs.
     """
+    directory = places.local(model_dir)
     mesh = mesh_lib.resolve(mesh)
     step_lib.check_batch(batch_size, microbatches, mesh, rules)
     vocabulary = inputs.vocabulary(model, data, steps)
-    directory = pathlib.Path(model_dir).expanduser()
     every: dict = {"eval_every": eval_every, "save_every": save_every, "skips": skip_batches}
     resuming: dict = {"on_damage": on_damage, "allow_changes": allow_changes}
     with contextlib.ExitStack() as stack:
@@ -86,10 +96,10 @@ def train(
         begin = functools.partial(resume.begin, *whole, facts=facts, guard=guard, **resuming)
         kept = {"checkpoints": checkpoints, "program": program, "validation": validation}
         kept |= {"identity": training.identity(), "facts": facts, "events": log, "guard": guard}
-        make_hooks = functools.partial(_hooks, directory, steps, log_every, **kept)
+        hooks_of = functools.partial(_hooks, directory, steps, log_every, **kept)
         clock = time.perf_counter()
-        hooks, now = rounds.run(begin, make_hooks, training, program, log, steps=steps, **every)
-        return _summary(hooks, now, time.perf_counter() - clock, splits, directory)
+        done = rounds.run(stack, begin, hooks_of, training, program, log, steps=steps, **every)
+        return _summary(*done, time.perf_counter() - clock, splits, directory)
 
 
 def _hooks(directory, steps, log_every, begun: resume.Begin, stack, asked, **kept):
@@ -99,10 +109,10 @@ def _hooks(directory, steps, log_every, begun: resume.Begin, stack, asked, **kep
     return hooks_lib.Hooks(
         writer=stack.enter_context(metrics.MetricWriter(directory, resume_at=start)),
         progress=stack.enter_context(
-            metrics.Progress(steps, start=start, every=log_every, period=begun.period)
+            metrics.Progress(steps, start=start, every=log_every, period=begun.position.period)
         ),
-        skips=list(begun.skips),
-        unlearnt=list(begun.unlearnt),
+        skips=list(begun.position.skips),
+        unlearnt=list(begun.position.unlearnt),
         asked=asked,
         **kept,
     )

@@ -1,5 +1,6 @@
 """What lies in one checkpoint directory: writing it sealed, verifying it, reading it back."""
 
+import concurrent.futures
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -59,21 +60,22 @@ def save_tree(tree) -> ocp.args.StandardSave:
     return ocp.args.StandardSave(tree, save_args=jax.tree_util.tree_map_with_path(args, tree))
 
 
-def verify(path: epath.Path, advice: str | None) -> None:
-    """Raises CheckpointError when a file differs from the manifest; `advice`: what to do then.
+def verify(path: epath.Path, advice: str | None, *, large: bool | None = None) -> None:
+    """Raises DamageError when a file differs from the manifest; `advice`: what to do then.
 
-    To be called on all processes: each hashes its share of the files.
+    To be called on all processes: each hashes its share of the files (`large`: find_damage's).
     """
     processes = jax.process_count()
+    share = {"part": jax.process_index(), "parts": processes}
     try:
-        damage = manifest.find_damage(path, part=jax.process_index(), parts=processes)
+        damage = manifest.find_damage(path, large=large, **share)
     except OSError as error:
         damage = f"it cannot be read ({error})"
     # All processes must stop, also those whose own share of the files is good.
     if processes > 1 and multihost_utils.process_allgather(np.array(damage is not None)).any():
         damage = damage or "another process found a damaged file"
     if damage:
-        raise errors.CheckpointError(
+        raise errors.DamageError(
             f"damaged checkpoint: {damage}; {path}; {advice or 'use another checkpoint'}"
         )
 
@@ -84,6 +86,28 @@ def same_on_all_processes(step: int | None) -> int | None:
         return step
     step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if step is None else step)))
     return None if step < 0 else step
+
+
+def read_verified(orbax, path: epath.Path, likes: dict, advice: str | None = None) -> list:
+    """Returns what `read_trees` does, of a checkpoint whose every file is as it was written.
+
+    Raises:
+      DamageError: see `verify`; CheckpointError: see `read_trees`.
+    """
+    if jax.process_count() > 1:  # one that meets damage must not leave the others in a barrier
+        verify(path, advice)
+        return read_trees(orbax, path, likes)
+    verify(path, advice, large=False)  # what says how to read
+    # From a disk the hash takes as long as Orbax's reading: at once, each page is read once.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        rest = thread.submit(verify, path, advice, large=True)
+        try:
+            trees = read_trees(orbax, path, likes)
+        except Exception:
+            rest.result()  # damage explains it better
+            raise
+        rest.result()
+    return trees
 
 
 def read_trees(orbax, path: epath.Path, likes: dict) -> list:

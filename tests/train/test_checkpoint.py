@@ -163,6 +163,24 @@ def test_finds_a_flipped_byte_in_every_file(saved):
     assert restore(checkpointer).step == 2
 
 
+@pytest.mark.parametrize("place", [0.01, 0.37, 0.99])
+def test_finds_a_flipped_bit_in_contents_that_orbax_reads_meanwhile(tmp_path, place):
+    """Files above 1 MiB are hashed while they are restored; nothing of them is given out."""
+    params = {"w": jax.random.normal(jax.random.key(0), (1024, 1024))}
+    checkpointer = checkpoint.Checkpointer(tmp_path, async_save=False)
+    checkpointer.save(1, params=params, opt_state={}, position={}, run={})
+    like = abstract(params)
+    assert_same_bits(checkpointer.restore(like_params=like, like_opt_state={}).params, params)
+    (large,) = [p for p in data_files(tmp_path / "checkpoints/1") if p.stat().st_size > 1 << 20]
+    content = bytearray(large.read_bytes())
+    content[int(place * len(content))] ^= 1
+    large.write_bytes(content)
+    with pytest.raises(errors.DamageError, match=f"{large.name} has changed"):
+        checkpointer.restore(like_params=like, like_opt_state={})
+    with pytest.raises(errors.DamageError, match=f"{large.name} has changed"):
+        checkpoint.restore_params(tmp_path, like)
+
+
 def test_finds_files_cut_short_missing_or_added(saved):
     checkpointer = checkpoint.Checkpointer(saved)
     path = max(data_files(saved / "checkpoints/2"), key=lambda p: p.stat().st_size)

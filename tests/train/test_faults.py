@@ -32,7 +32,7 @@ from t5sft import errors
 from t5sft.data import batches as batches_lib
 from t5sft.data import prepare, vocab
 from t5sft.objectives import sft
-from t5sft.train import checkpoint, events, goodput, guard, inputs, stopping
+from t5sft.train import checkpoint, events, goodput, guard, inputs, places, stopping
 
 BAD = 3  # the batch that `poisoned` spoils
 
@@ -161,6 +161,46 @@ def test_other_data_are_allowed_when_asked(data, whole, tmp_path, capfd):  # noq
     assert position(tmp_path / "run", 12)["seed"] == 1
 
 
+@pytest.mark.slow
+def test_another_batch_size_goes_on_with_the_next_row(data, tmp_path, capfd):  # noqa: F811
+    """Four batches of 4, then of 8: no row twice, none left out but those of `skip_batches`."""
+    train(data, tmp_path, steps=4, skip_batches=((6, 8),), eval_every=0)
+    options = {"batch_size": 8, "allow_changes": True, "eval_every": 0, "save_every": 1}
+    train(data, tmp_path, steps=6, **options)
+    assert "(batch_size): step 4 was trained with [4], now [8]: allowed" in capfd.readouterr().err
+    at = position(tmp_path, 6)
+    assert at["batch"] == 5 and at["skips"] == [[3, 4]]  # 2, (3: rows 24 to 32,) 4
+    splits = prepare.Preparation(data, MODEL.layout, inputs.SPLITS).result()
+    loaded = vocab.load(data.vocabulary)
+    training, _ = inputs.batches(splits, data, MODEL, loaded, batch_size=8, seed=0)
+    assert batches_lib.Position(at["block"], at["row"]) == training.position(5)
+    with pytest.raises(errors.ConfigError, match="train 1 more with batch_size 8 before"):
+        train(data, tmp_path, steps=8, **options | {"batch_size": 16})
+
+
+@pytest.mark.slow
+def test_going_back_to_a_checkpoint_of_other_data(data, poisoned, tmp_path, capfd):  # noqa: F811
+    """Batch 3 of the other data is bad; the checkpoint of the old ones has learnt its own 3."""
+    options = {"save_every": 4, "eval_every": 0}
+    train(data, tmp_path, steps=4, seed=1, **options)
+    back = {"objective": poisoned, "guard": guard.Guard(action="rewind"), "allow_changes": True}
+    train(data, tmp_path, steps=8, **options, **back)
+    assert "batches 3 to 3 are left out" in capfd.readouterr().err
+    at = position(tmp_path, 8)
+    assert at["batch"] == 5 and at["skips"] == [[BAD, BAD + 1]] and at["seed"] == 0
+
+
+def test_a_bucket_is_refused_before_any_work(data, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run.mesh_lib, "resolve", None)
+    with pytest.raises(errors.ConfigError, match="model_dir is a bucket.*gs://b/run; use a dir"):
+        run.train(model=MODEL, data=data, optimizer=run_optimizer(), model_dir="gs://b/run",
+                  steps=1, batch_size=4)  # fmt: skip
+    with pytest.raises(errors.ConfigError, match="model_dir is a bucket"):
+        places.local("s3://b/run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_signal_stops_at_once(monkeypatch, capfd):
     killed = []
     monkeypatch.setattr(stopping.os, "kill", lambda *arguments: killed.append(arguments[1]))
@@ -206,6 +246,31 @@ def test_a_signal_holds_when_the_run_goes_back(data, tmp_path, monkeypatch, capf
     summary = train(data, tmp_path, save_every=3, guard=guard.Guard(action="rewind"))
     assert "going back; batches 3 to 3 are left out" in capfd.readouterr().err
     assert made == [1, 2, 3, 4, 5, 4] and summary["step"] == 4 and steps(tmp_path) == [3, 4]
+
+
+def test_a_signal_while_it_goes_back_loses_nothing(data, tmp_path, monkeypatch):  # noqa: F811
+    """It comes while the checkpoint of step 3 is read: one step more, saved, ended."""
+    usual = build(MODEL, sft.sft, run_optimizer(), **as_compiled())
+    made, restore = [], checkpoint.Checkpointer.restore
+
+    def update(now, batch):
+        now, sums = usual.update(now, batch)
+        made.append(int(now.step))
+        if made == [1, 2, 3, 4]:
+            sums["loss"] = (sums["loss"][0] * math.nan, sums["loss"][1])
+        return now, sums
+
+    def interrupted(*arguments, **options):
+        got = restore(*arguments, **options)
+        signal.raise_signal(signal.SIGTERM)
+        return got
+
+    monkeypatch.setattr(run.step_lib, "build", lambda *_, **__: usual._replace(update=update))
+    monkeypatch.setattr(checkpoint.Checkpointer, "restore", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    summary = train(data, tmp_path, save_every=3, guard=guard.Guard(action="rewind"))
+    assert made[-1] == 4 and summary["step"] == 4 and steps(tmp_path) == [3, 4]
+    assert not summary["is_done"] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_means_of_a_period_go_on_over_a_restart(data, tmp_path, monkeypatch):  # noqa: F811

@@ -118,3 +118,26 @@ def test_the_verb_prints_and_returns_it(tmp_path, capsys):
     got = goodput.goodput(str(tmp_path))
     assert got["goodput"] == 0.75
     assert "goodput 75.0%; step 2, 1 starts, 0 steps lost" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_told_once_and_the_run_goes_on(tmp_path, monkeypatch, capfd):
+    """What came before and after it stays readable, also where a line was cut short."""
+    log = events.Events(tmp_path)
+    plain = open
+
+    def full(path, *arguments, **options):
+        with plain(path, "a") as file:
+            file.write('{"t": 1.0, "att')  # as far as there was room
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "open", full, raising=False)
+        log.write("save", step=1, seconds=1.0)
+        log.write("save", step=2, seconds=1.0)
+    log.write("save", step=3, seconds=1.0)
+    told = capfd.readouterr().err
+    assert told.count("cannot write") == 1 and "No space left on device" in told
+    found = events.read(tmp_path)
+    assert [x["event"] for x in found] == ["start", "lost", "save"]
+    assert found[1]["lines"] == 2 and found[2]["step"] == 3
+    assert goodput.add_up(found)["kinds"]["save"] == 1.0

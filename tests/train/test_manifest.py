@@ -73,6 +73,21 @@ def test_ignores_what_orbax_writes_after_the_seal(sealed):
     assert manifest.find_damage(sealed) is None
 
 
+def test_small_and_large_files_may_be_hashed_apart(tmp_path):
+    for name, size in {"a": 1 << 20, "b": (1 << 20) + 1, "c": 3 << 20}.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    manifest.seal(tmp_path)
+    for name in "abc":
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(b"1" + content[1:])
+        found = [manifest.find_damage(tmp_path, large=large) for large in (False, True, None)]
+        assert [x and x[0] for x in found] == [
+            *((name, None) if name == "a" else (None, name)),
+            name,
+        ]
+        (tmp_path / name).write_bytes(content)
+
+
 def test_hosts_share_the_reading(sealed):
     (sealed / "d/b").write_bytes(b"\0" * 25_600)
     found = [manifest.find_damage(sealed, part=part, parts=3) for part in range(3)]

@@ -1,5 +1,7 @@
+import contextlib
 import io
 import math
+import resource
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from t5sft import errors
-from t5sft.train import metrics
+from t5sft.train import metrics, tensorboard
 
 
 class Terminal(io.StringIO):
@@ -90,6 +92,32 @@ def test_tensorboard_shows_the_same_and_purges_the_abandoned(tmp_path):
     assert scalars == [(4, "validation/loss", 1.5)]
     start = event_pb2.SessionLog.START
     assert [e.step for e in events if e.session_log.status == start] == [4]
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path):
+    with pytest.raises(errors.StorageError, match="cannot write .*metrics.jsonl") as raised:
+        with metrics.MetricWriter(tmp_path) as writer, files_of_at_most(1000):
+            for step in range(1, 100):
+                writer.write(step, "train", {"loss": 1.0})
+    assert raised.value.exit_code == 6
+
+
+def test_a_full_disk_under_tensorboard_is_no_hang(tmp_path):
+    """tensorboardX's own writer waits for ever after ten figures more."""
+    board = tensorboard.Board(tmp_path)
+    with files_of_at_most(1 << 14), pytest.raises(OSError, match="File too large"):
+        for step in range(2000):
+            board.add(step, {"train/loss": 1.0})
 
 
 def test_a_directory_that_cannot_be_written(tmp_path):
