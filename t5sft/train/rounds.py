@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from t5sft import errors
 from t5sft.data import batches
-from t5sft.train import guard, loop, stopping
+from t5sft.train import guard, loop, state, stopping
+from t5sft.train import hooks as hooks_lib
 from t5sft.train.metrics import say
 
 
@@ -21,7 +22,7 @@ def run(
     skips,
     eval_every: int,
     save_every: int,
-):
+) -> tuple[hooks_lib.Hooks, state.State]:
     """Trains up to step `steps`; returns the hooks of the last round and the last state.
 
     Args:
