@@ -162,6 +162,8 @@ def _parse(source: Any, name: str) -> Iterator[Any]:
             text = str(message).splitlines()[0].rstrip(".")
         where = f"{name} line {line}" if hasattr(source, "readline") else name
         raise ConfigError(f"{text}; {where}; correct it") from None
+    except (OSError, UnicodeError, RecursionError) as error:
+        raise ConfigError(f"no gin ({str(error)[:80]}); {name}; name a gin file") from None
 
 
 def _flag(text: str) -> Binding:

@@ -1,6 +1,13 @@
-"""Where the folders gin/ and tasks/ are: inside an installed package, beside it in a checkout."""
+"""Where the folders gin/ and tasks/ are: inside an installed package, beside it in a checkout.
 
+And how a small JSON file of a stranger is read.
+"""
+
+import json
 import pathlib
+from typing import Any
+
+_MAX_OBJECT_BYTES = 100_000_000
 
 
 def folder(name: str) -> pathlib.Path:
@@ -29,3 +36,26 @@ def find(name: str) -> pathlib.Path:
     if not shipped.exists():
         raise FileNotFoundError(f"no file {name}; looked in {path.resolve().parent}")
     return shipped
+
+
+def read_object(path: Any) -> dict[str, Any]:
+    """Reads a file that is one JSON object.
+
+    Args:
+      path: of pathlib or etils.
+
+    Raises:
+      ValueError: no JSON, no object, nested too deeply for Python, or larger than 100 MB.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        text = file.read(_MAX_OBJECT_BYTES + 1)
+    if len(text) > _MAX_OBJECT_BYTES:
+        raise ValueError(f"more than {_MAX_OBJECT_BYTES} bytes")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    return content

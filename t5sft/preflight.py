@@ -8,12 +8,21 @@ with the nearest right name.
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from t5sft import signatures
+from t5sft import signatures, verbs
 from t5sft.errors import ConfigError, suggest
 from t5sft.statements import Binding, Import, Macro, Reference, Target, walk
 
 REQUIRED = ("gin.REQUIRED", "REQUIRED")
 ALLOWED_IMPORTS = ("t5sft", "optax")
+# Where what a gin file names must be defined. A module's own imports are attributes of it, too:
+# `@prepare.subprocess.Popen()` in a stranger's recipe would run a program.
+CONFIGURABLE = (
+    *sorted({verb.root.rpartition(".")[0] for verb in verbs.VERBS.values()}),
+    *(f"t5sft.data.{name}" for name in ("mixture", "prepare", "settings")),
+    *(f"t5sft.parallel.{name}" for name in ("mesh", "rules")),
+    *(f"t5sft.train.{name}" for name in ("brought", "guard", "optim")),
+    "t5sft.generate.settings", "t5sft.models", "t5sft.objectives", "optax",
+)  # fmt: skip
 FLAGS = ("MODEL_DIR", "DATA", "INIT_FROM", "STEPS", "BATCH_SIZE")  # macros with a plain flag
 
 
@@ -45,8 +54,10 @@ def check(
         references = [leaf for leaf in walk(binding.value) if isinstance(leaf, Reference)]
         for reference in references:
             target = _target(reference.selector, binding, known)
+            _check_place(target, reference.selector, binding, allowed)
             signatures.lookup(target.module, target.attributes, binding.where)
         if binding.parameter:
+            _check_place(targets[id(binding)], binding.selector, binding, allowed)
             _check_parameter(binding, targets[id(binding)], macros)
     _check_scopes(bindings)
     _check_root(root, arguments, bindings, targets, macros, known)
@@ -69,6 +80,19 @@ def _check_import(statement: Import, allowed: Collection[str]) -> None:
     if top not in ALLOWED_IMPORTS[1:] and signatures.source(module) is None:
         hint = suggest(module, signatures.siblings(module))
         raise ConfigError(f"no module {module}{hint}; {statement.where}; correct the import")
+
+
+def _check_place(target: Target, selector: str, binding: Binding, allowed: Collection[str]) -> None:
+    """Raises unless the target is public, and defined where gin files may reach."""
+    places = (*CONFIGURABLE, *allowed)
+    is_near = any(f"{target.module}.".startswith(f"{prefix}.") for prefix in places)
+    if is_near and not any(name.startswith("_") for name in selector.split(".")):
+        return
+    module = target.module or selector.rpartition(".")[0]
+    raise ConfigError(
+        f"{selector} ({target.name}) is not for gin files; {binding.where}; if you trust it, add "
+        f"--gin_import {module}"
+    )
 
 
 def _check_order(bindings: list[Binding]) -> None:

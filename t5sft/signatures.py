@@ -166,7 +166,7 @@ def lookup(module: str, attributes: tuple[str, ...], where: str) -> Signature:
         )
     for attribute in attributes[1:]:
         if not isinstance(node, ast.ClassDef):
-            return OPAQUE
+            raise ConfigError(f"{full} lies within no class; {where}; name a function or class")
         methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
         if attribute not in methods:
             hint = suggest(attribute, methods)

@@ -34,9 +34,9 @@ def from_json(description: Mapping[str, Any]) -> Any:
     Raises:
       CheckpointError: there is no such class or field.
     """
-    values = dict(description)
-    match = _CLASS.fullmatch(str(values.pop("class", "")))
     try:
+        values = dict(description)
+        match = _CLASS.fullmatch(str(values.pop("class", "")))
         if match is None:
             raise ValueError("no class of a model")
         made = getattr(importlib.import_module(f"{_PACKAGE}.{match[1]}"), match[2])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from t5sft import errors
+from t5sft import errors, paths
 from t5sft.convert import safetensors
 
 CONFIG = "config.json"
@@ -33,7 +33,6 @@ _COMPANIONS = (
     "sentencepiece.bpe.model",
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
-_MAX_JSON_BYTES = 100_000_000
 
 
 def is_directory(path) -> bool:
@@ -141,17 +140,12 @@ def _contradiction(index: pathlib.Path, what: str) -> errors.CheckpointError:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-        return content
+        return paths.read_object(path)
     except FileNotFoundError as error:
         raise errors.CheckpointError(
             f"no {path.name}; {path.parent}; name a Hugging Face directory"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise errors.CheckpointError(
             f"it cannot be read as JSON ({str(error)[:80]}); {path}; fetch it again"
         ) from error

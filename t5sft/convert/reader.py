@@ -15,6 +15,9 @@ ACTIVATIONS = {
     "silu": "silu",
 }
 _REQUIRED = object()
+_MOST = 2**31 - 1  # of a size
+# Tensors of each layer are named, tables of each head made, before files are compared with them.
+_MOST_BY_END = {"layers": 10_000, "head_dim": 1 << 16}
 
 
 class Reader:
@@ -47,10 +50,12 @@ class Reader:
         return default if value is None else value
 
     def size(self, key: str, default: Any = _REQUIRED) -> Any:
-        """Returns a whole number from 1."""
+        """Returns a whole number from 1 to what any model may have."""
         value = self._value(key, default)
-        if value is not default and (type(value) is not int or value < 1):
-            raise self.error(f"{key} = {value!r:.80} is no positive integer", "correct the file")
+        most = next((n for end, n in _MOST_BY_END.items() if key.endswith(end)), _MOST)
+        if value is not default and (type(value) is not int or not 1 <= value <= most):
+            what = f"{key} = {value!r:.80} is no positive integer up to {most:,}"
+            raise self.error(what, "correct the file")
         return value
 
     def number(self, key: str, default: Any = _REQUIRED) -> Any:

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from t5sft import errors
+from t5sft import errors, paths
 
 _FILE = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
@@ -21,6 +21,7 @@ def add(directory, tokens: Sequence[str]) -> dict[str, int]:
     Raises:
       ConfigError: there is no tokenizer.json (a SentencePiece model cannot be added to), or a token
         is empty.
+      DataError: its files are no tokenizer.
     """
     path = pathlib.Path(directory) / _FILE
     if not path.is_file():
@@ -30,14 +31,23 @@ def add(directory, tokens: Sequence[str]) -> dict[str, int]:
         )
     if not all(tokens) or len(set(tokens)) < len(tokens):
         raise errors.ConfigError(f"special tokens {list(tokens)}; convert; each once, none empty")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = paths.read_object(path)
+        settings = paths.read_object(path.parent / _SETTINGS)
+    except FileNotFoundError:
+        settings = {}
+    except ValueError as error:
+        raise _unusable(directory, error) from error
     added = content.setdefault("added_tokens", []) or []
-    ids = _ids(content["model"]) | {entry["content"]: entry["id"] for entry in added}
+    try:
+        ids = _ids(content["model"]) | {entry["content"]: entry["id"] for entry in added}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(directory, error) from error
     new = [token for token in tokens if token not in ids]
     entries = [_entry(token, 1 + max(ids.values()) + i) for i, token in enumerate(new)]
     content["added_tokens"] = [*added, *entries]
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
-    _tell_settings(path.parent / _SETTINGS, entries)
+    _tell_settings(path.parent / _SETTINGS, settings, entries)
     ids |= {entry["content"]: entry["id"] for entry in entries}
     return {token: ids[token] for token in tokens}
 
@@ -54,12 +64,15 @@ def _entry(token: str, number: int) -> dict[str, Any]:
     return {"id": number, "content": token, **flags, "special": True}
 
 
-def _tell_settings(path: pathlib.Path, entries: Sequence[dict[str, Any]]) -> None:
+def _unusable(directory, error: Exception) -> errors.DataError:
+    return errors.DataError(
+        f"no usable tokenizer ({error!r:.80}); {directory}; fetch its files again"
+    )
+
+
+def _tell_settings(path: pathlib.Path, settings: dict, entries: Sequence[dict[str, Any]]) -> None:
     """transformers 4.x lists added tokens here too."""
-    if not path.is_file():
-        return
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if "added_tokens_decoder" in settings:
+    if isinstance(settings.get("added_tokens_decoder"), dict):
         settings["added_tokens_decoder"] |= {
             str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in entries
         }

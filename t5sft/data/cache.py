@@ -21,9 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t5sft import errors
+from t5sft import errors, paths
 from t5sft.data import preprocess
 
+# What reading a file of a stranger raises; a shape of 2^60 in its header, MemoryError.
+_DAMAGE = (
+    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError
+)  # fmt: skip
 COLUMNS = (("ids", np.int32), ("weights", np.float32), ("roles", np.int8))
 
 
@@ -116,7 +120,7 @@ def read_split(directory: pathlib.Path) -> Split:
       DataError: a file of it is missing or damaged.
     """
     try:
-        card = json.loads((directory / "card.json").read_text())
+        card = paths.read_object(directory / "card.json")
         tasks = {}
         for task in card["tasks"]:
             files = {
@@ -133,12 +137,12 @@ def read_split(directory: pathlib.Path) -> Split:
             )
         contents = {task: entry["content"] for task, entry in card["tasks"].items()}
         digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-    except (OSError, EOFError, ValueError, KeyError) as error:
+        rates = {task: entry["rate"] for task, entry in card["tasks"].items()}
+    except _DAMAGE as error:
         raise errors.DataError(
             f"the prepared data is damaged: {error}; {directory}; remove the directory, "
             "it is made again"
         ) from error
-    rates = {task: entry["rate"] for task, entry in card["tasks"].items()}
     return Split(tasks, rates, card, digest, directory)
 
 

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from t5sft import errors
+from t5sft import errors, paths
 from t5sft.data import vocab
 
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
@@ -135,11 +135,16 @@ def read_settings(directory: pathlib.Path) -> dict:
 
 def control_names(directory: pathlib.Path) -> tuple[str, ...]:
     """Returns the names of the control tokens that the files of a tokenizer tell."""
-    tokens = list(_read(directory / "tokenizer.json").get("added_tokens") or [])
-    tokens += (
-        _read(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    ).values()
-    names = [t["content"] for t in tokens if t.get("special") or _is_marker(t["content"])]
+    added = _read(directory / "tokenizer.json").get("added_tokens") or []
+    more = _read(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    try:
+        tokens = [*added, *more.values()]
+        names = [t["content"] for t in tokens if t.get("special") or _is_marker(t["content"])]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.DataError(
+            f"its added tokens are no objects with a text `content` ({error!r:.80}); {directory}; "
+            "fetch the files again"
+        ) from error
     return tuple(dict.fromkeys(names))
 
 
@@ -151,9 +156,10 @@ def _read(path: pathlib.Path) -> dict:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return paths.read_object(path)
     except ValueError as error:
-        raise errors.DataError(f"not JSON ({error}); {path}; fetch the file again") from error
+        what = f"not JSON ({str(error)[:80]})"
+        raise errors.DataError(f"{what}; {path}; fetch the file again") from error
 
 
 def _without(values: dict, markers: list[dict]) -> dict:

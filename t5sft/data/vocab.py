@@ -67,7 +67,12 @@ class SentencePiece:
 
         self.name = str(path)
         self._bytes = path.read_bytes()
-        self._model = sentencepiece.SentencePieceProcessor(model_proto=_sealed(self._bytes))
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=_sealed(self._bytes))
+        except (IndexError, KeyError, ValueError, RuntimeError) as error:  # the last: the library
+            raise errors.DataError(
+                f"no SentencePiece model ({error!r:.80}); {path}; fetch it again"
+            ) from error
         self.size = self._model.vocab_size()
         self.eos_id = self._model.eos_id()
         self.eos_ids: tuple[int, ...] = (self.eos_id,)
@@ -144,6 +149,8 @@ def _fields(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]
             at, shift = at + 1, shift + 7
             if byte < 128:
                 return value, at
+            if shift > 63:
+                raise ValueError("no protocol buffer")
 
     while begin < end:
         key, begin = varint(begin)
@@ -218,6 +225,7 @@ def load(name: str) -> Vocabulary:
 
     Raises:
       ConfigError: no such file.
+      DataError: it is no tokenizer.
     """
     if name == "bytes":
         return Bytes()

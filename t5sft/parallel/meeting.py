@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from t5sft import errors
@@ -38,7 +38,10 @@ class Link:
         line = self._lines.readline(_LONGEST)
         if not line:
             return None
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
         if not isinstance(message, dict):
             raise ValueError("not an object")
         return message
@@ -105,33 +108,39 @@ def _gather(port: int, me: dict, seconds: float) -> tuple[dict[int, Link], list[
             listener.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 link = Link(listener.accept()[0])
-                hello = link.receive(_HELLO_SECONDS) or {}
-            except TimeoutError:
+            except OSError:  # none came, or one that went again
                 if time.monotonic() > deadline:
                     break
                 continue
-            except (OSError, ValueError):  # a port scanner, or one that went again
+            hello = _greeting(link)
+            if hello is None:
+                link.close()
                 continue
             if wrong := _reject(hello, me, hellos):
-                link.send(fail=wrong)
-                raise _tell_all(links, wrong)
-            if "id" in hello:
-                links[hello["id"]], hellos[hello["id"]] = link, hello
+                raise _tell_all([*links.values(), link], wrong)
+            links[hello["id"]], hellos[hello["id"]] = link, hello
     missing = [i for i in range(me["num"]) if i not in hellos]
     if missing:
         many = f"processes {_listed(missing)}" if missing[1:] else f"process {missing[0]}"
         raise _tell_all(
-            links,
+            links.values(),
             f"{many} of {me['num']} did not come within {seconds:g} s; process 0 waited on "
             f"{me['host']} port {port}; look at their logs, and start all together",
         )
     return links, [hellos[i] for i in range(me["num"])]
 
 
+def _greeting(link: Link) -> dict | None:
+    """Returns what a process says of itself; None of a port scanner or another stranger."""
+    try:
+        hello = link.receive(_HELLO_SECONDS) or {}
+    except (OSError, ValueError):
+        return None
+    return hello if isinstance(hello.get("id"), int) else None
+
+
 def _reject(hello: dict, me: dict, hellos: Mapping[int, dict]) -> str:
-    """Returns why this process cannot take part, or ""; an object that is no hello is none."""
-    if "id" not in hello:
-        return ""
+    """Returns why this process cannot take part, or ""."""
     who = f"a process on {hello.get('host')} (pid {hello.get('pid')})"
     if (hello.get("protocol"), hello.get("num")) != (me["protocol"], me["num"]):
         return (
@@ -147,8 +156,11 @@ def _reject(hello: dict, me: dict, hellos: Mapping[int, dict]) -> str:
     return ""
 
 
-def _tell_all(links: Mapping[int, Link], reason: str) -> errors.DistributedError:
-    tell(links, fail=reason)
+def _tell_all(links: Iterable[Link], reason: str) -> errors.DistributedError:
+    """Tells and leaves all; returns the error."""
+    for link in links:
+        tell({0: link}, fail=reason)
+        link.close()
     return errors.DistributedError(reason)
 
 
@@ -163,6 +175,7 @@ def _join(address: tuple[str, int], me: dict, seconds: float) -> tuple[Link, lis
                 f"process 0 did not answer within {seconds:g} s ({problem}); coordinator "
                 f"{address[0]}, port {address[1]}; is it running there, and is the port open?"
             )
+        link = None
         try:
             link = Link(socket.create_connection(address, timeout=min(left, 10.0)))
             link.send(**me)
@@ -170,12 +183,14 @@ def _join(address: tuple[str, int], me: dict, seconds: float) -> tuple[Link, lis
             answer = link.receive(seconds + 2 * _HELLO_SECONDS)
         except (OSError, ValueError) as error:
             problem, answer = error, None
+        if link is not None and answer is not None and "go" in answer:
+            return link, answer["go"]
+        if link is not None:
+            link.close()
         if answer is None:
             time.sleep(0.2)
             continue
-        if "fail" in answer:
-            raise errors.DistributedError(str(answer["fail"]))
-        return link, answer["go"]
+        raise errors.DistributedError(str(answer.get("fail", "process 0 is no t5sft")))
 
 
 def _listed(numbers: list[int]) -> str:

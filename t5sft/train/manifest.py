@@ -8,6 +8,7 @@ write a manifest that fits, too.
 
 import concurrent.futures
 import json
+import os
 
 import xxhash
 from etils import epath
@@ -99,10 +100,14 @@ def _entry(path: epath.Path) -> dict:
 
 
 def _names(directory: epath.Path, prefix: str = "") -> list[str]:
-    """Relative names of all files that belong in the manifest, sorted."""
+    """Relative names of all files that belong in the manifest, sorted.
+
+    A link to a directory counts as a file, which no manifest names: two that lead upwards would be
+    2^40 directories.
+    """
     names = []
     for path in directory.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not os.path.islink(path):
             names += _names(path, f"{prefix}{path.name}/")
         elif path.name not in _AFTER_THE_SEAL and prefix + path.name != NAME:
             names.append(prefix + path.name)

@@ -1,7 +1,6 @@
 """What lies in one checkpoint directory: writing it sealed, verifying it, reading it back."""
 
 import concurrent.futures
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t5sft import errors
+from t5sft import errors, paths
 from t5sft.train import manifest
 
 CHUNK_BYTES = 64 << 20  # read, decoded and compressed at once
@@ -213,4 +212,4 @@ def _placed(like) -> jax.ShapeDtypeStruct:
 
 def read_json(path: epath.Path, item: str) -> dict:
     """One of the texts beside the arrays: data, run or metrics."""
-    return json.loads((path / item / f"{item}.json").read_text())
+    return paths.read_object(path / item / f"{item}.json")

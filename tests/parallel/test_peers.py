@@ -1,6 +1,7 @@
 """Processes, here threads, meet, compare, and lose each other; every loss has a name."""
 
 import concurrent.futures
+import gc
 import socket
 import threading
 import time
@@ -100,22 +101,45 @@ def test_two_with_one_number_are_told():
     assert all("says it is process 1, as " in str(error) for error in got)
 
 
-def test_strangers_at_the_port_do_no_harm():
+STRANGERS = (
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"[]\n",
+    b'{"a": 1}\n',
+    b"",
+    b"[" * 100_000 + b"\n",  # Python's parser would raise RecursionError, no ValueError
+    b'{"id": []}\n',
+    b'{"id": "1", "num": 2}\n',
+    b"\xff\x00" * (3 << 20) + b"\n",  # longer than any line
+)
+
+
+def test_strangers_at_the_port_do_no_harm(recwarn):
     address = free_address()
 
     def work(n):
         if n < 2:
-            return meeting.meet(address, 2, n, 5.0)[1]
-        for text in (b"GET / HTTP/1.0\r\n\r\n", b"[]\n", b'{"a": 1}\n', b""):
-            try:
-                with socket.create_connection(address) as stranger:
-                    stranger.sendall(text)
-            except OSError:
-                time.sleep(0.05)
+            if n:
+                time.sleep(1.0)  # the strangers come first
+            return meeting.meet(address, 2, n, 5.0)
+        for text in STRANGERS:
+            for _ in range(20):
+                try:
+                    with socket.create_connection(address) as stranger:
+                        stranger.sendall(text)
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+                except OSError:  # it was shown the door
+                    break
         return None
 
-    names = each(3, work)
-    assert names[0] == names[1] and len(names[0]) == 2
+    met = each(3, work)[:2]
+    assert met[0][1] == met[1][1] and len(met[0][1]) == 2
+    for links, _ in met:
+        for link in links.values():
+            link.close()
+    gc.collect()
+    assert not [w for w in recwarn if w.category is ResourceWarning]
 
 
 def test_what_is_the_same_is_agreed_on():

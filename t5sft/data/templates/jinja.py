@@ -14,13 +14,12 @@ whole rendering, or the template is refused too.
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from t5sft import errors
+from t5sft import errors, paths
 from t5sft.data import records, tokenizer_json, vocab
 from t5sft.data.templates import marking, pieces, sandbox
 from t5sft.data.templates.pieces import Piece, Weights
@@ -113,7 +112,7 @@ def load(path: pathlib.Path, name: str) -> JinjaTemplate:
     if path.suffix == ".json":
         source = _of_config(path)
     else:
-        source = path.read_text(encoding="utf-8") if path.exists() else None
+        source = _of_file(path)
     if not source:
         raise errors.ConfigError(
             f"no chat_template in {name}; template; give a .jinja file, or a tokenizer_config.json "
@@ -136,16 +135,24 @@ def _token(value: Any) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
+def _of_file(path: pathlib.Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):  # none there, or no text
+        return None
+
+
 def _of_config(path: pathlib.Path) -> str | None:
     """Returns `chat_template`: one text, or the one called default of several."""
     try:
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+        template = paths.read_object(path).get("chat_template")
     except (OSError, ValueError):
         return None
     if isinstance(template, list):
-        named = {one.get("name"): one.get("template") for one in template}
-        return named.get("default") or next(iter(named.values()), None)
-    return template
+        every = [one for one in template if isinstance(one, dict)]
+        named = {str(one.get("name")): one.get("template") for one in every}
+        template = named.get("default") or next(iter(named.values()), None)
+    return template if isinstance(template, str) else None
 
 
 def _is_plain(name: str) -> bool:
