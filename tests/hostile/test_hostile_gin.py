@@ -44,7 +44,9 @@ def refuse(tmp_path, text, match):
 def test_nothing_but_models_and_the_like_is_called(tmp_path, name, use):
     """`@prepare.subprocess.Popen()` ran a program: a module's imports are its attributes."""
     refuse(
-        tmp_path, f"{name}.{CALLS[name]}\n{use.format(name)}\n", "not for gin files|within no class"
+        tmp_path,
+        f"{name}.{CALLS[name]}\n{use.format(name)}\n",
+        "not for gin files|within no class|has no",
     )
 
 
