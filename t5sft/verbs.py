@@ -111,7 +111,11 @@ VERBS: dict[str, Verb] = {
     "chat": Verb(
         "talk with a checkpoint, or with any Hugging Face directory, on the terminal",
         "t5sft.evaluate.chat.chat",
-        {"once": (str, "answer this message and end"), **_DECODING},
+        {
+            "once": (str, "answer this message and end; -: of standard input"),
+            "context_length": (int, "of prompt and answer; oldest turns beyond it are forgotten"),
+            **_DECODING,
+        },
         bare=("model_dir",),
     ),
     "plan": Verb(

@@ -4,20 +4,25 @@ Beside FILE lies FILE.settings.json: what the answers are of. A run that finds i
 inputs and settings goes on; another one is refused.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from t5sft import errors
 
 
 class AnswersFile:
     """Answers by row number, kept in a file as they come.
+
+    Of several processes the first reads and writes the file; all have what it held.
 
     Args:
       output: its path; None: nothing is written.
@@ -27,6 +32,7 @@ class AnswersFile:
 
     Raises:
       ConfigError: the file holds answers of other inputs or settings, or something else.
+      StorageError: it cannot be written.
     """
 
     def __init__(
@@ -46,10 +52,12 @@ class AnswersFile:
         self._stream: Any = None
         if self._path is None:
             return
-        if self._path.exists():
-            self._take_up()
         if jax.process_index() == 0:
-            self._open()
+            with self._writing():
+                if self._path.exists():
+                    self._take_up()
+                self._open()
+        self.done = _of_the_first(self.done)
 
     def add(self, index: int, samples: Sequence[tuple[str, bool]]) -> None:
         """Keeps the answers of a row: (text, finished) of each sample."""
@@ -61,19 +69,18 @@ class AnswersFile:
             row["finished"] = [finished for _, finished in samples]
         self.done[index] = row
         if self._stream is not None:
-            self._stream.write(self._line(index))
-            self._stream.flush()
+            with self._writing():
+                self._stream.write(self._line(index))
+                self._stream.flush()
 
     def finish(self) -> list[dict]:
         """Puts the lines in the order of the inputs, and returns all rows in it."""
         answered = [self.done[i] for i in sorted(self.done)]
         if self._stream is None or self._path is None:
             return answered
-        self._stream.close()
-        whole = self._path.with_name(f"{self._path.name}.partial")
-        lines = "".join(self._line(index) for index in sorted(self.done))
-        whole.write_text(lines, encoding="utf-8")
-        os.replace(whole, self._path)
+        with self._writing():
+            self._stream.close()
+            self._replace(self._path, "".join(self._line(index) for index in sorted(self.done)))
         return answered
 
     def _line(self, index: int) -> str:
@@ -88,11 +95,32 @@ class AnswersFile:
         """Rewrites what is whole (a killed run may have left half a line), then appends."""
         assert self._path is not None
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._settings.write_text(json.dumps(self._about, indent=1) + "\n", encoding="utf-8")
-        kept = self._path.with_name(f"{self._path.name}.partial")
-        kept.write_text("".join(self._line(i) for i in sorted(self.done)), encoding="utf-8")
-        os.replace(kept, self._path)
+        self._replace(self._settings, json.dumps(self._about, indent=1) + "\n")
+        self._replace(self._path, "".join(self._line(i) for i in sorted(self.done)))
         self._stream = open(self._path, "a", encoding="utf-8")
+
+    def _replace(self, path: pathlib.Path, text: str) -> None:
+        """Writes a whole file, or leaves the one that is there."""
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            stream, self._stream = self._stream, None
+            with contextlib.suppress(OSError):  # it would try again, and complain, at the end
+                stream and stream.close()
+            raise errors.StorageError(
+                f"cannot write the answers ({error.strerror or error}); {self._path}; make room "
+                "or name another file; the same command goes on with what is missing"
+            ) from error
 
     def _take_up(self) -> None:
         """Reads the answers that are there already."""
@@ -106,6 +134,11 @@ class AnswersFile:
             ) from None
         ours = json.loads(json.dumps(self._about))
         for name in ours:
+            if name == "weights_xxh3" and theirs.get(name) != ours[name]:
+                raise errors.ConfigError(
+                    f"{self._path} holds answers of other weights that lay at {ours['weights']}; "
+                    "--output; name another file, or remove it"
+                )
             if theirs.get(name) != ours[name]:
                 raise errors.ConfigError(
                     f"{self._path} holds answers of {name} = {theirs.get(name)}, not "
@@ -114,6 +147,17 @@ class AnswersFile:
         for line in self._path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
-            except ValueError:  # the line a kill cut short, or the end
-                continue
-            self.done[row.pop(self._key)] = row
+                self.done[row.pop(self._key)] = row
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # the line a kill cut short, or the end
+
+
+def _of_the_first(done: dict[int, dict]) -> dict[int, dict]:
+    """Returns what process 0 has, on every process: a file may be seen by it alone."""
+    if jax.process_count() == 1:
+        return done
+    text = np.frombuffer(json.dumps(list(done.items())).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(text))))
+    mine = text if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    told = np.asarray(multihost_utils.broadcast_one_to_all(mine))
+    return {index: row for index, row in json.loads(told.tobytes())}

@@ -77,7 +77,7 @@ def generate(
     assert model_dir is not None
     asked = _prompts(ready, rows, max_new_tokens)
     seeds = [_seed(row, i, where) for i, (where, row) in enumerate(rows)]
-    about = {"weights": opening.identity(model_dir), **_about(ready, how)}
+    about = {**opening.identity(model_dir), **_about(ready, how)}
     file = AnswersFile(output, [row for _, row in rows], asked, seeds, about)
     missing = [i for i in range(len(rows)) if i not in file.done]
     if missing:

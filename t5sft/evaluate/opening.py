@@ -1,9 +1,13 @@
 """A model to be asked: of a run of ours, or whatever directory holds weights and a tokenizer."""
 
+import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+import xxhash
 
 from t5sft import errors
 from t5sft.convert import foreign
@@ -12,7 +16,7 @@ from t5sft.data.readers import conversations
 from t5sft.evaluate import answering
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
-from t5sft.train import brought, checkpoint, start
+from t5sft.train import brought, checkpoint, manifest, start
 
 
 def find(
@@ -64,11 +68,35 @@ def load(model_dir: str, ready: answering.Ready) -> answering.Ready:
     return ready._replace(params=start.load(model_dir, ready.model, like, ready.vocabulary))
 
 
-def identity(model_dir: str) -> str:
-    """Returns the path of the weights: of a model directory its newest checkpoint."""
+def identity(model_dir: str) -> dict[str, str]:
+    """Returns where the weights lie (of a model directory its newest checkpoint) and a digest.
+
+    The digest of a checkpoint of ours is of its manifest, so of every byte. Of another's it is of
+    what config.json says and of all names, dtypes, shapes, vectors and of three rows of each
+    matrix: other training shows in all of these, and a large model is not read twice.
+    """
+    digest = xxhash.xxh3_128()
     if foreign.is_foreign(model_dir):
-        return str(pathlib.Path(model_dir).expanduser().absolute())
-    return str(checkpoint.find(model_dir))
+        source = foreign.open_any(model_dir).source
+        digest.update(json.dumps(source.config, sort_keys=True, default=str).encode())
+        for name, spec in sorted(source.tensors.items()):
+            digest.update(f"{name} {spec.dtype} {list(spec.shape)}\n".encode())
+            for rows in _rows(spec.shape):
+                digest.update(source.read(name, rows).tobytes())
+        where = str(pathlib.Path(model_dir).expanduser().absolute())
+    else:
+        found = checkpoint.find(model_dir)
+        with contextlib.suppress(FileNotFoundError):  # `load` will say so
+            digest.update((found / manifest.NAME).read_bytes())
+        where = str(found)
+    return {"weights": where, "weights_xxh3": digest.hexdigest()}
+
+
+def _rows(shape: Sequence[int]) -> list[tuple[int, int] | None]:
+    """The first, the middle and the last row; of a vector all."""
+    if len(shape) < 2:
+        return [None]
+    return [(i, i + 1) for i in sorted({0, shape[0] // 2, shape[0] - 1})]
 
 
 def question(row: dict, where: str) -> records.Record:

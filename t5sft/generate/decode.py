@@ -96,14 +96,14 @@ def stream(
         model, sampler, max_new_tokens, cache_dtype, mesh, frozen(rules), min_new_tokens
     )
     if isinstance(sampler, beam.Beams):
-        among = {"ends": ends, "start_id": start_id, "batch_size": batch_size, "buckets": buckets}
-        for i, best in beam.search(program, params, prompts, **among):
-            for n, tokens in enumerate(best[:num_samples]):
-                yield i * num_samples + n, _generated(tokens, ends)
+        for i, best in beam.search(
+            program, params, prompts,
+            ends=ends, start_id=start_id, batch_size=batch_size, buckets=buckets,
+        ):  # fmt: skip
+            each = enumerate(best[:num_samples])
+            yield from ((i * num_samples + n, _generated(tokens, ends)) for n, tokens in each)
         return
-    seeds = range(len(prompts)) if row_seeds is None else row_seeds
-    each = zip(prompts, seeds, strict=True)
-    requests = [Request(*one, n) for one in each for n in range(num_samples)]
+    requests = _requests(prompts, row_seeds, num_samples)
     run = _Run(program, params, requests, seed, start_id, ends, stop, watch, chunk)
     for group in _groups(requests, batch_size, buckets):
         rows = prompts_lib.num_rows(len(group.members), batch_size, mesh, rules)
@@ -116,6 +116,12 @@ class Request(NamedTuple):
     prompt: Sequence[int]
     seed: int
     sample: int
+
+
+def _requests(prompts, row_seeds: Sequence[int] | None, num_samples: int) -> list[Request]:
+    seeds = range(len(prompts)) if row_seeds is None else row_seeds
+    each = zip(prompts, seeds, strict=True)
+    return [Request(*one, n) for one in each for n in range(num_samples)]
 
 
 class _Run(NamedTuple):

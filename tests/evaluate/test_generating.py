@@ -1,22 +1,19 @@
 """The verbs generate and chat: what they ask, write, resume and refuse."""
 
 import dataclasses
-import io
 import json
+import os
 
 import pytest
+from convert import written
+from oracles import checkpoints
+from oracles.parrot import BYTES, DATA, DECODER, T5
 
 from t5sft import cli, errors, paths
-from t5sft.data import prepare, preprocess, records, templates, vocab
-from t5sft.evaluate import answering, chat, generating, opening, progress, score
-from t5sft.generate import decode, stopping
-from t5sft.models import decoder, t5
+from t5sft.data import preprocess, records, templates
+from t5sft.evaluate import answering, answers_file, generating, opening, progress, score
+from t5sft.generate import decode
 
-BYTES = vocab.load("bytes")
-DATA = prepare.Data(task="toy", vocabulary="bytes", modules=("toy_task",), template="lines")
-SIZES = dict(vocab_size=292, emb_dim=16, mlp_dim=16, num_heads=2, head_dim=8)
-T5 = t5.T5(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
-DECODER = decoder.Decoder(num_layers=1, num_kv_heads=1, **SIZES)
 ROWS = [
     {"instruction": "copy", "input": "this", "id": 1},
     {"inputs": "say that"},
@@ -24,31 +21,6 @@ ROWS = [
     {"messages": [{"role": "user", "content": "say less"}]},
 ]
 WORDS = ("this", "that", "more", "less")
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """A model that repeats the last word of what it was given, the last prompt first."""
-    calls = []
-
-    def stream(model, params, prompts, *, max_new_tokens, num_samples, row_seeds, **options):
-        calls.append({"prompts": len(prompts), "seeds": list(row_seeds), **options})
-        for i in reversed(range(len(prompts))):
-            for n in range(num_samples):
-                word = BYTES.decode(prompts[i]).split()[-1] + "?" * n
-                tokens = BYTES.encode(word)
-                stop = options.get("stop")
-                count = stop.find(tokens) if stop else None
-                if options.get("watch"):
-                    options["watch"](i, tokens[:2])
-                finished = len(tokens) <= max_new_tokens
-                answer = decode.Generated(tokens[: count or max_new_tokens], finished)
-                yield i * num_samples + n, answer
-
-    monkeypatch.setattr(decode, "stream", stream)
-    monkeypatch.setattr(opening, "load", lambda _, ready: ready)
-    monkeypatch.setattr(opening, "identity", str)
-    return calls
 
 
 @pytest.fixture
@@ -128,7 +100,6 @@ def test_rows_beyond_the_positions_of_the_weights_are_refused(fake, asked, capfd
     assert generate(short, prompt="x" * 10, max_new_tokens=16)
     ready = opening.find(model_dir="copy", model=short, data=DATA)
     for use in (
-        lambda: chat.chat(model=short, data=DATA, model_dir="copy", once="x" * 30),
         lambda: answering.reply(ready, [[5] * 36], answering.Decoding(6)),
         lambda: answering.log_probabilities(ready, [score.Ids([5] * 36, [6] * 6)]),
     ):
@@ -164,6 +135,59 @@ def test_answers_of_others_are_not_continued(fake, asked, tmp_path):
     with pytest.raises(errors.ConfigError, match="no run of generate is known to have written"):
         generate(**asked | {"output": str(tmp_path / "mine.txt")})
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_other_weights_at_the_same_path_are_told(fake, asked, monkeypatch):
+    """Answers of two models were mixed in one file."""
+    digests = iter(["1", "1", "2"])
+    monkeypatch.setattr(
+        opening, "identity", lambda path: {"weights": path, "weights_xxh3": next(digests)}
+    )
+    assert generate(**asked) == generate(**asked)
+    with pytest.raises(errors.ConfigError, match="of other weights that lay at copy; --output"):
+        generate(**asked)
+
+
+def test_a_digest_is_of_the_weights_and_of_nothing_else(tmp_path):
+    first = opening.identity(str(written.directory(tmp_path / "a", "llama")))
+    assert first["weights"] == str(tmp_path / "a")
+    same = written.directory(
+        tmp_path / "b", "llama", files=[["model.norm.weight"]]
+    )  # other files, same tensors
+    assert opening.identity(str(same))["weights_xxh3"] == first["weights_xxh3"]
+    tensors = checkpoints.load("llama").tensors
+    name = "model.layers.1.mlp.up_proj.weight"
+    for n, other in enumerate(
+        [{name: tensors[name] * 2}, {"model.norm.weight": tensors["model.norm.weight"] + 1}]
+    ):
+        path = written.directory(tmp_path / str(n), "llama", **other)
+        assert opening.identity(str(path))["weights_xxh3"] != first["weights_xxh3"]
+    path = written.directory(tmp_path / "c", "llama", config={"rms_norm_eps": 0.5})
+    assert opening.identity(str(path))["weights_xxh3"] != first["weights_xxh3"]
+    bases = paths.folder("tasks") / "village"
+    found = [opening.identity(str(bases / one)) for one in ("base_t5", "base_decoder")]
+    assert found[0]["weights_xxh3"] != found[1]["weights_xxh3"]
+
+
+def test_a_disk_that_is_full_ends_with_what_was_answered(fake, asked, monkeypatch, capfd, tmp_path):
+    add, count = answers_file.AnswersFile.add, 0
+
+    def full(self, index, samples):
+        nonlocal count
+        count += 1
+        if count == 3:
+            self._stream.flush()
+            os.dup2(os.open("/dev/full", os.O_WRONLY), self._stream.fileno())
+        add(self, index, samples)
+
+    monkeypatch.setattr(answers_file.AnswersFile, "add", full)
+    with pytest.raises(errors.StorageError, match="No space left on device.*goes on with"):
+        generate(**asked)
+    assert [row["index"] for row in lines(asked["output"])] == [3, 2]
+    assert len(generate(**asked)) == 4 and "2 of 4 were answered" in capfd.readouterr().err
+    below = str(tmp_path / "in.jsonl" / "out.jsonl")
+    with pytest.raises(errors.StorageError, match="cannot write the answers"):
+        generate(**asked | {"output": below})
 
 
 def test_stop_strings_and_seeds_of_rows(fake, tmp_path):
@@ -222,54 +246,6 @@ def test_a_prompt_asked_is_the_prompt_trained(layout):
     ids = preprocess.prompt(asked, BYTES, template, layout=layout)
     side = example.inputs if layout == "encoder_decoder" else example.targets
     assert side.ids[: len(ids)] == ids
-
-
-def test_chat_answers_once(fake, capfd):
-    got = chat.chat(model=DECODER, data=DATA, model_dir="copy", once="say red")
-    said = [{"role": "user", "content": "say red"}, {"role": "assistant", "content": "red"}]
-    assert got == {"messages": said, "finished": True}
-    assert capfd.readouterr().out == "red\n"
-
-
-def test_chat_remembers_until_it_is_told_to_forget(fake, monkeypatch, capfd):
-    seen = []
-    ids = opening.ids
-    monkeypatch.setattr(
-        opening, "ids", lambda r, record, w: seen.append(record.messages) or ids(r, record, w)
-    )
-    said = "say one\nsay two\n/reset\n/dance\n\nsay three\n/exit\nsay four\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(said))
-    got = chat.chat(model=DECODER, data=DATA, model_dir="copy")
-    asked = [[m.content for m in messages[:-1]] for messages in seen]
-    assert asked == [["say one"], ["say one", "one", "say two"], ["say three"]]
-    assert [m["content"] for m in got["messages"]] == ["say three", "three"]
-    told = capfd.readouterr()
-    assert told.out == "one\ntwo\nthree\n" and "/dance is unknown" in told.err
-    assert [call["seeds"] for call in fake] == [[0], [1], [0]]
-
-
-def test_chat_has_a_system_prompt(fake, monkeypatch):
-    seen = []
-    real = decode.stream
-    monkeypatch.setattr(
-        decode,
-        "stream",
-        lambda m, p, prompts, **o: seen.append(prompts) or real(m, p, prompts, **o),
-    )
-    monkeypatch.setattr("sys.stdin", io.StringIO("say a\n/system Be rude.\nsay b\n"))
-    chat.chat(model=DECODER, data=DATA, model_dir="copy", system="Be kind.", template="chatml:text")
-    texts = [BYTES.decode(prompts[0]) for prompts in seen]
-    assert "Be kind." in texts[0] and "Be rude." in texts[1] and "say a" not in texts[1]
-
-
-def test_nothing_is_shown_that_may_still_change():
-    out = []
-    shown = chat.Shown(out.append, stopping.Stop(BYTES.decode, ("END",)))
-    tokens = BYTES.encode("caf\u00e9 ENDE")
-    for count in range(1, len(tokens)):
-        shown.show(tokens[:count])
-    assert shown.end(tokens) == "caf\u00e9 "
-    assert "".join(out) == "caf\u00e9 \n" and len(out) > 2
 
 
 def test_progress_is_a_line_now_and_then(capfd):

@@ -21,7 +21,7 @@ def test_generate_asks_and_ends_as_training_does(monkeypatch, template):
 
     monkeypatch.setattr(decode, "stream", stream)
     monkeypatch.setattr(generating.opening, "load", lambda _, ready: ready)
-    monkeypatch.setattr(generating.opening, "identity", str)
+    monkeypatch.setattr(generating.opening, "identity", lambda path: {"weights": path})
     model = types.SimpleNamespace(
         layout="decoder", vocab_size=10**6, dtype="float32", max_position_embeddings=None
     )

@@ -5,9 +5,11 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+from train import many
 
 from t5sft.evaluate import results
 
@@ -50,6 +52,61 @@ def test_figures_do_not_depend_on_the_number_of_hosts(tmp_path):
         np.testing.assert_allclose(one["scores"], alone["scores"], rtol=1e-5)
         assert one["replies"] == alone["replies"]
     assert len(results.read(f"{tmp_path / 'two'}.run")) == 1  # written by the first process alone
+
+
+def start_generating(folder, output, processes):
+    """The verb, on 4 devices in so many processes; prompts of 3 to 60 characters."""
+    rows = [{"prompt": "Say Rosa. " * (1 + i * 7 % 6) + str(i), "id": i} for i in range(24)]
+    inputs = folder / "in.jsonl"
+    inputs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    port, started = many.free_port(), []
+    for i in range(processes):
+        place = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", str(processes)]
+        started.append(
+            subprocess.Popen(
+                [
+                    *[sys.executable, "-m", "t5sft", "generate", "--inputs", str(inputs)],
+                    *["--model_dir", str(ROOT / "tasks/village/base_decoder")],
+                    *["--output", str(output), "--batch_size", "4", "--max_new_tokens", "24"],
+                    *["--temperature", "1", "--top_p", "0.9", "--seed", "5"],
+                    *(place + ["--process_id", str(i)] if processes > 1 else []),
+                ],
+                env=many.environment(folder, 4 // processes), cwd=folder, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+        )  # fmt: skip
+    return started
+
+
+def ended(started):
+    """What each told, all having ended well."""
+    told = [one.communicate(timeout=240) for one in started]
+    for one, (_, said) in zip(started, told, strict=True):
+        assert one.returncode == 0, said[-3000:]
+    return told
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one_and_go_on_after_a_kill(tmp_path):
+    """More prompts than rows: finished ones make room, on both hosts for the same ones."""
+    ended(start_generating(tmp_path, tmp_path / "one.jsonl", 1))
+    want = (tmp_path / "one.jsonl").read_text()
+    rows = [json.loads(line) for line in want.splitlines()]
+    assert [row["index"] for row in rows] == list(range(24))
+    assert len({len(row["response"]) for row in rows}) > 5
+    output = tmp_path / "two.jsonl"
+    killed = start_generating(tmp_path, output, 2)
+    while not output.exists() or len(output.read_text().splitlines()) < 3:
+        assert killed[0].poll() is None, killed[0].communicate()
+        time.sleep(0.02)
+    for one in killed:
+        one.kill()
+        one.communicate()
+    num_kept = len(output.read_text().splitlines())
+    assert num_kept < 24
+    (_, said), (second, _) = ended(start_generating(tmp_path, output, 2))
+    assert "of 24 were answered already" in said and "{" not in second
+    assert output.read_text() == want
 
 
 @pytest.mark.slow
