@@ -2,7 +2,7 @@
 # Runs the tests; the first run installs t5sft.
 #
 #   scripts/test.sh                       all but the slow ones
-#   scripts/test.sh -m slow               the slow ones: kills, two processes
+#   scripts/test.sh -m slow               the slow ones: kills, two processes, every mesh
 #   scripts/test.sh tests/train -k loop   arguments go on to pytest
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

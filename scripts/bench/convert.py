@@ -21,11 +21,13 @@ import numpy as np
 from t5sft.convert import families, huggingface
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+# Not getrusage: a new process inherits its parent's ru_maxrss, 2 GB under pytest.
 CONVERT = """
-import resource, sys
+import pathlib, re, sys
 from t5sft.train import exchange
 exchange.convert(source=sys.argv[1], target=sys.argv[2])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = pathlib.Path("/proc/self/status").read_text()
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) * 1024)
 """
 
 

@@ -90,7 +90,7 @@ def test_train_asks_for_one(capsys):
 def test_from_a_directory_and_a_file_to_an_answer(recipe, name, table, tmp_path):
     """And on from the run alone, when the directory is gone."""
     embedding = np.random.default_rng(0).normal(size=(2048, 24)).astype(ml_dtypes.bfloat16)
-    size = {"vocab_size": 2048, "max_position_embeddings": 128}
+    size = {"vocab_size": 2048, "max_position_embeddings": 512}
     hf = written.directory(tmp_path / "hf", name, config=size, **{table: embedding})
     shutil.copyfile(VILLAGE, hf / "tokenizer.model")
     data = [{"instruction": f"Say {i}.", "input": "", "output": f"{i}"} for i in range(120)]
