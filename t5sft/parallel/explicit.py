@@ -96,9 +96,24 @@ def gather(weights: jax.Array, names: Names) -> jax.Array:
     dtype = weights.dtype
     if _is_halved_in_vain():
         weights = weights.astype(jnp.float32)
-    for dimension, axes in enumerate(_over(names)):
-        for axis in reversed(axes):
-            weights = jax.lax.all_gather(weights, axis, axis=dimension, tiled=True)
+    over = _over(names)
+
+    def whole(part):
+        for dimension, axes in enumerate(over):
+            for axis in reversed(axes):
+                part = jax.lax.all_gather(part, axis, axis=dimension, tiled=True)
+        return part
+
+    split, axes = _left(names)
+    # Left to itself, the compiler makes weights whole over tensor before it gathers them, and every
+    # part goes over the wire once more for each device of the tensor axis. A dimension that both
+    # split would come out in another order.
+    if axes and not any(here and there for here, there in zip(over, split, strict=True)):
+        mesh = jax.sharding.get_abstract_mesh()
+        whole = jax.shard_map(
+            whole, mesh=mesh, in_specs=split, out_specs=split, axis_names=axes, check_vma=False
+        )
+    weights = whole(weights)
     return checkpoint_name(weights.astype(dtype), GATHERED)
 
 
@@ -181,6 +196,16 @@ def _over(names: Names) -> list[tuple[str, ...]]:
     mesh, rules = found
     spec = rules_lib.only(rules_lib.sharding(names, mesh, rules).spec, manual_axes(mesh, rules))
     return [rules_lib.axes_of(part) for part in spec]
+
+
+def _left(names: Names) -> tuple[PartitionSpec, frozenset[str]]:
+    """What splits a parameter besides the devices of `region`: a spec, and the mesh axes in it."""
+    found = rules_lib.in_region()
+    assert found is not None, "outside nothing is gathered"
+    mesh, rules = found
+    spec = rules_lib.sharding(names, mesh, rules).spec
+    left = rules_lib.only(spec, frozenset(mesh.shape) - manual_axes(mesh, rules))
+    return left, frozenset(axis for part in left for axis in rules_lib.axes_of(part))
 
 
 def _ways(axes: tuple[str, ...]) -> int:

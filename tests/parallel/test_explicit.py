@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from t5sft.objectives import sft
 from t5sft.parallel import explicit, mesh, rules
+from t5sft.plan import collectives, count
 from t5sft.train import step
 
 FOUR = dict(data=1, fsdp=2, fsdp_inner=2)
@@ -164,15 +165,31 @@ def test_blockwise_attention_splits_heads_and_length_inside_a_region(name):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-def test_gathered_weights_are_not_kept_for_the_backward_pass():
+def test_a_tensor_axis_takes_its_part_of_what_is_gathered():
+    """The compiler made weights whole over tensor first: four times the bytes at tensor = 4."""
+    on, model = over(data=1, fsdp=2, tensor=2), dataclasses.replace(stream.DECODER, remat="full")
+    compute, placed, of_batch = gradients(model, on)
+    arguments = stream.params(model), stream.batch(model.layout, 8), None
+    lowered = jax.jit(compute, in_shardings=(placed, of_batch, None)).lower(*arguments)
+    text = lowered.compile(stream.quickly()).as_text()
+    told = count.count(text, collectives.Mesh(on.axis_names, on.devices.shape))
+    assert ("all-gather", "tensor") not in {(c.kind, c.axis) for c in told.collectives}
+    fsdp = sum(c.wire_bytes_per_chip for c in told.collectives if c.axis == "fsdp")
+    size = sum(leaf.size for leaf in jax.tree.leaves(arguments[0]))
+    # Gathered twice, scattered once: float32, half of a tensor part passes; and rows of the table.
+    assert fsdp < 1.2 * 3 * 4 * size / 2 / 2
+
+
+@pytest.mark.parametrize("sizes, axes", [(FOUR, 2), (dict(data=1, fsdp=2, tensor=2), 1)])
+def test_gathered_weights_are_not_kept_for_the_backward_pass(sizes, axes):
     """Without remat too: kept over all layers they would be the whole model on every device."""
     counts = {}
     for remat in ("none", "full"):
         model = dataclasses.replace(stream.DECODER, remat=remat)
-        compute, placed, of_batch = gradients(model, over(**FOUR))
+        compute, placed, of_batch = gradients(model, over(**sizes))
         lowered = jax.jit(compute, in_shardings=(placed, of_batch, None)).lower(
             stream.params(model), stream.batch(model.layout, 8), None
         )
         counts[remat] = len(moved(lowered.as_text(), "all_gather"))
-    kernels = 5  # q, kv, out, wi, wo, over two axes each, forward and backward; the head once
-    assert counts == {"none": 2 * (2 * kernels + 1), "full": 2 * (2 * kernels + 1)}
+    kernels = 5  # q, kv, out, wi, wo, over every axis, forward and backward; the head once
+    assert counts == dict.fromkeys(("none", "full"), axes * (2 * kernels + 1))
