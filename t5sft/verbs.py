@@ -124,7 +124,8 @@ VERBS: dict[str, Verb] = {
         {
             "topology": (str, "as v5e-16, v5p-128 (64 chips), 2xv5e-256 (two slices), cpu-8"),
             "search": (bool, "also try other meshes, microbatches and remat policies"),
-            "max_compiles": (int, "of --search"),
+            "max_compiles": (int, "of --search besides the recipe's own; 4"),
+            "shardings": (bool, "only show how every parameter lies on the mesh; compiles nothing"),
             "hlo": (str, "keep the text of the compiled program in this file, compressed"),
         },
     ),

@@ -3,15 +3,15 @@
 XLA's own `cost_analysis` counts the body of a loop once, and nothing of a kernel; here every
 instruction counts as often as the loops around it run. Traps of the text: an asynchronous
 collective is printed in its start fusion, again in every fusion it overlaps with, and in its done
-fusion; branches of a conditional all count; a loop whose number of turns depends on data counts
-once and is listed.
+fusion; of a conditional the costliest branch counts; a loop whose number of turns depends on data
+counts once and is listed.
 """
 
 import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from t5sft.plan import collectives, hlo, loops, matmuls, traffic
+from t5sft.plan import collectives, hlo, kernels, loops, matmuls, traffic
 
 
 class Visit(NamedTuple):
@@ -39,8 +39,9 @@ class Counts:
 
     Args:
       matmul_flops: of dots and convolutions, two per multiplication and addition.
-      kernel_flops: as the Pallas kernels declare them.
-      kernels: number of calls of kernels; undeclared_kernels: those that declare nothing.
+      kernel_flops: of Pallas kernels, as `kernels` knows them.
+      kernels: number of calls of kernels; undeclared_kernels: those of which nothing is known.
+      host_bytes: to the memory of the host, or back: whichever is more.
       unknown_loops: names of the loops that count once, because their turns are not told.
     """
 
@@ -49,6 +50,7 @@ class Counts:
     kernels: int
     undeclared_kernels: int
     hbm_bytes: int
+    host_bytes: int
     collectives: tuple[Collective, ...]
     unknown_loops: tuple[str, ...]
 
@@ -61,39 +63,66 @@ def count(text: str, mesh: collectives.Mesh) -> Counts:
     """Counts a program, given as text, that runs on the devices of a mesh."""
     module = hlo.parse(text)
     unknown: list[str] = []
-    matmul = kernel = hbm = kernels = undeclared = 0
+    matmul = kernel = hbm = to_host = from_host = calls = silent = 0
     found: dict[tuple[str, str], list[float]] = {}
     started = _started_channels(module)
     for visit in walk(module, unknown):
         instruction, times = visit.instruction, visit.times
-        if instruction.opcode in ("dot", "convolution"):
-            matmul += times * matmuls.flops(instruction, visit.holder)
-        if instruction.attribute(r'custom_call_target="(tpu_custom_call)"'):
-            declared = traffic.declared_flops(instruction)
-            kernel, kernels = kernel + times * declared, kernels + times
-            undeclared += 0 if declared else times
+        matmul += times * _of_products(visit)
+        if kernels.is_call(instruction):
+            told = kernels.flops(instruction, visit.holder)
+            kernel, calls = kernel + times * told, calls + times
+            silent += 0 if told else times
         if (kind := collectives.kind(instruction)) and _counts(visit, started):
             key = (kind, collectives.axis(instruction, mesh))
             total = found.setdefault(key, [0, 0])
             total[0] += times
             total[1] += times * collectives.wire_bytes(instruction, visit.holder, mesh)
         if visit.fusion is None:
+            sent, received = traffic.host_bytes(visit.holder, instruction)
+            to_host, from_host = to_host + times * sent, from_host + times * received
             hbm += times * traffic.hbm_bytes(module, visit.holder, instruction)
     listed = [Collective(*key, int(n), round(size)) for key, (n, size) in sorted(found.items())]
-    return Counts(matmul, kernel, kernels, undeclared, hbm, tuple(listed), tuple(unknown))
+    return Counts(
+        matmul_flops=matmul,
+        kernel_flops=kernel,
+        kernels=calls,
+        undeclared_kernels=silent,
+        hbm_bytes=hbm,
+        host_bytes=max(to_host, from_host),
+        collectives=tuple(listed),
+        unknown_loops=tuple(unknown),
+    )
 
 
 def walk(module: hlo.Module, unknown: list[str]) -> Iterator[Visit]:
     """Yields every instruction that runs, with the number of times; notes loops not understood."""
 
-    def inside(computation, times, fusion) -> Iterator[Visit]:
-        for instruction in computation.instructions.values():
-            yield Visit(computation, instruction, times, fusion)
-            for called, turns in _called(module, computation, instruction, unknown):
-                is_fusion = instruction.opcode == "fusion" and fusion is None
-                yield from inside(called, times * turns, instruction if is_fusion else fusion)
+    yield from _inside(module, module.entry, 1, None, unknown)
 
-    yield from inside(module.entry, 1, None)
+
+def _inside(module, computation, times, fusion, unknown) -> Iterator[Visit]:
+    for instruction in computation.instructions.values():
+        yield Visit(computation, instruction, times, fusion)
+        for called, turns in _called(module, computation, instruction, unknown):
+            is_fusion = instruction.opcode == "fusion" and fusion is None
+            outermost = instruction if is_fusion else fusion
+            yield from _inside(module, called, times * turns, outermost, unknown)
+
+
+def _weight(module: hlo.Module, branch: hlo.Computation) -> tuple[int, int]:
+    """Orders the branches of a conditional: by operations, else by instructions."""
+    visits = list(_inside(module, branch, 1, None, []))
+    work = [
+        visit.times * (_of_products(visit) + kernels.flops(visit.instruction, visit.holder))
+        for visit in visits
+    ]
+    return sum(work), len(visits)
+
+
+def _of_products(visit: Visit) -> int:
+    is_product = visit.instruction.opcode in ("dot", "convolution")
+    return matmuls.flops(visit.instruction, visit.holder) if is_product else 0
 
 
 def _called(module, computation, instruction, unknown):
@@ -106,7 +135,8 @@ def _called(module, computation, instruction, unknown):
         body = instruction.attribute(r"body=%?([\w.\-]+)")
         return [(module.computations[body], 1 if turns is None else turns)]
     if opcode == "conditional":
-        return [(module.computations[name], 1) for name in instruction.branches]
+        branches = [module.computations[name] for name in instruction.branches]
+        return [(max(branches, key=lambda branch: _weight(module, branch)), 1)]
     if opcode in ("fusion", "call", "call-start", "async-start"):
         called = module.called(instruction)
         return [] if called is None else [(called, 1)]

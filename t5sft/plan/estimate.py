@@ -1,7 +1,7 @@
 """What a setting costs, by arithmetic: good enough to choose what is worth compiling.
 
-Tokens, widths and shards give memory and time within some 30 %; `Calibration` then scales the
-temporaries to what the compiler said of the recipe as it stands.
+Tokens, widths and shards give memory and work within some 30 %; `search` then corrects them by what
+the compiler said of the settings it has seen.
 """
 
 import dataclasses
@@ -21,9 +21,11 @@ _KEPT = {
     "full_offload": (0.0, 0.0),
     "dots_offload": (1.0, 0.0),
 }
-# What a search tries. The way to the memory of the host has no roof in `roofline`: a policy that
-# offloads would be as fast as one that keeps, and come out first of all.
-REMATS = ("none", "dots", "full")
+# Of the same, what goes to the memory of the host, and comes back.
+_SENT = {"full_offload": (1.0, 0.0), "dots_offload": (0.0, 1.0)} | dict.fromkeys(
+    ("full", "dots", "none"), (0.0, 0.0)
+)
+REMATS = tuple(_AGAIN)  # what a search tries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +55,34 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Bytes per device and seconds per step."""
+    """Bytes per device, and what a device does in a step.
+
+    Args:
+      state: parameters and optimizer; temp: the rest.
+      flops, hbm, ici, dcn, host: as of `roofline.step_seconds`.
+    """
 
     state: float
     temp: float
-    seconds: roofline.StepSeconds
+    flops: float
+    hbm: float
+    ici: float
+    dcn: float
+    host: float
 
     @property
     def bytes(self) -> float:
         return self.state + self.temp
+
+    def seconds(self, place: topology.Topology) -> roofline.StepSeconds:
+        return roofline.step_seconds(
+            place,
+            flops=self.flops,
+            hbm_bytes=self.hbm,
+            ici=self.ici,
+            dcn=self.dcn,
+            host=self.host,
+        )
 
 
 def estimate(
@@ -71,11 +92,13 @@ def estimate(
     *,
     num_parameters: int,
     state_bytes: int,
+    step_flops: int,
 ) -> Estimate:
-    """Estimates one setting.
+    """Estimates one setting; told what is the same for all, it traces nothing.
 
     Args:
       num_parameters: of the model; state_bytes: of parameters and optimizer, on all devices.
+      step_flops: what the model asks for, as of `flops.step_flops`.
     """
     model, sizes = recipe.model, setting.mesh
     num_layers = getattr(model, "num_layers", 0) or (
@@ -84,18 +107,29 @@ def estimate(
     tokens = flops.tokens(recipe.shapes) / setting.rows / sizes.context  # of a device, per step
     at_once = tokens / setting.microbatches
     stream, inner = _widths(model)
+    inner /= sizes.tensor
     of_stream, of_inner = _KEPT[setting.remat]
-    kept = 2 * at_once * num_layers * (of_stream * stream + of_inner * inner / sizes.tensor)
+    kept = 2 * at_once * num_layers * (of_stream * stream + of_inner * inner)
     logits = 6 * at_once * model.vocab_size / sizes.tensor
     gradients = (4 if setting.microbatches > 1 else 2) * num_parameters / setting.shards
     layer = 3 * 2 * num_parameters / num_layers / sizes.tensor  # gathered: weights and a gradient
-    work = flops.step_flops(model, recipe.shapes) / place.num_devices
-    again = _AGAIN[setting.remat]
+    passes = 3 + _AGAIN[setting.remat]  # forward, twice backward, and again
     ici, dcn = _wire(setting, num_layers, tokens, stream, num_parameters)
-    seconds = roofline.step_seconds(
-        place, flops=work * (3 + again) / 3, hbm_bytes=0, ici=ici, dcn=dcn
+    weights = 2 * num_parameters / sizes.tensor
+    state = state_bytes / setting.shards
+    of_stream, of_inner = _SENT[setting.remat]
+    return Estimate(
+        state=state,
+        temp=kept + max(logits, layer) + gradients,
+        flops=step_flops / place.num_devices * passes / 3,
+        # Weights are written and read in each of three gathers; activations in every pass.
+        hbm=6 * weights * setting.microbatches
+        + 2 * state
+        + 4 * tokens * num_layers * (inner + 4 * stream) * passes,
+        ici=ici,
+        dcn=dcn,
+        host=2 * tokens * num_layers * (of_stream * stream + of_inner * inner),
     )
-    return Estimate(state_bytes / setting.shards, kept + max(logits, layer) + gradients, seconds)
 
 
 def _widths(model: Any) -> tuple[int, int]:

@@ -10,7 +10,8 @@ import math
 import re
 from typing import NamedTuple
 
-HBM = 0  # memory space of an array whose layout names none; S(1) is on chip, S(5) the host's
+HBM = 0  # memory space of an array whose layout names none; S(1) is on chip
+HOST = 5
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "tf32": 32}
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from t5sft.parallel import mesh as mesh_lib
@@ -82,9 +83,9 @@ class Plan:
             "collectives": [dataclasses.asdict(c) for c in counts.collectives] if counts else [],
             "wire_bytes_per_chip": counts and counts.wire_bytes,
             "hbm_traffic_bytes_per_chip": counts and counts.hbm_bytes,
+            "host_bytes_per_chip": counts and counts.host_bytes,
             "unknown_loops": list(counts.unknown_loops) if counts else [],
-            "step_seconds": seconds
-            and {**dataclasses.asdict(seconds), "predicted": seconds.predicted},
+            "step_seconds": seconds and roofline.to_json(seconds),
             "bound": seconds and seconds.bound,
             "tokens_per_second_per_chip": rate,
             "mfu": mfu,
@@ -125,14 +126,20 @@ def lower(recipe: Recipe, mesh: Mesh) -> tuple[Any, state.State, dict]:
 
 
 @contextlib.contextmanager
-def _compiled_anew():
-    """Keeps JAX's cache of programs out: how long the compiler takes is told, too."""
+def compiled_anew():
+    """Keeps JAX's cache of programs out: how long the compiler takes is told, too.
+
+    What is compiled for a chip that is only described cannot be read back, and is large. JAX
+    decides once per process whether it uses its cache; a reset makes it ask again.
+    """
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = None) -> Plan:
@@ -149,7 +156,7 @@ def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = Non
     options = step_lib.of_platform(recipe.compiler_options, mesh)
     begun = time.perf_counter()
     try:
-        with _compiled_anew():
+        with compiled_anew():
             compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
         needed = memory.of_failure(error, like, batch)

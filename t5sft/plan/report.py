@@ -51,8 +51,10 @@ def _work(plan, told) -> list[str]:
         f"  {'through HBM (estimate)':24}{amount(counts.hbm_bytes):>10}B",
         f"  {'on the wire':24}{amount(counts.wire_bytes):>10}B",
     ]
+    if counts.host_bytes:
+        lines.append(f"  {'to the host, and back':24}{amount(counts.host_bytes):>10}B")
     if counts.undeclared_kernels:
-        lines.append(f"  {counts.undeclared_kernels} kernel calls declare no FLOPs: not counted")
+        lines.append(f"  {counts.undeclared_kernels} kernel calls tell no FLOPs: not counted")
     if counts.unknown_loops:
         lines.append(f"  loops counted once: {', '.join(counts.unknown_loops)}")
     return lines
@@ -70,13 +72,14 @@ def _collectives(plan) -> list[str]:
 def _time(plan, told) -> list[str]:
     seconds = told["step_seconds"]
     names = {"compute": "compute", "hbm": "HBM", "ici": "interconnect", "dcn": "between slices"}
+    names["host"] = "memory of the host"
     lines = [
         "a step",
     ]
     lines += [
         f"  {name:24}{amount(seconds[key]):>10}s"
         for key, name in names.items()
-        if key != "dcn" or plan.place.num_slices > 1
+        if key in ("compute", "hbm", "ici") or seconds[key]
     ]
     return [
         *lines,

@@ -11,6 +11,7 @@ from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.plan import measure, report
 from t5sft.plan import search as search_lib
+from t5sft.plan import shardings as shardings_lib
 from t5sft.plan import topology as topology_lib
 from t5sft.train import guard as guard_lib
 from t5sft.train import optim
@@ -33,7 +34,8 @@ def plan(
     guard: guard_lib.Guard = guard_lib.DEFAULT,
     compiler_options: dict | None = None,
     search: bool = False,
-    max_compiles: int = 6,
+    max_compiles: int = 4,
+    shardings: bool = False,
     hlo: str | None = None,
 ) -> dict[str, Any]:
     """Compiles the train step of a recipe for a TPU topology on this machine and tells its cost.
@@ -44,6 +46,7 @@ def plan(
         guard, compiler_options: as of `train.run.train`.
       encoder_length, decoder_length: S and T of a row; of the data nothing else matters.
       search: also try other meshes, microbatches and remat policies; max_compiles: at most so many.
+      shardings: only tell how every parameter lies on the mesh; nothing is compiled.
       hlo: file for the text of the compiled program, compressed.
     """
     if topology is None:
@@ -70,12 +73,16 @@ def plan(
         guard=guard,
         compiler_options=compiler_options,
     )
+    if shardings:
+        rows = shardings_lib.rows(recipe, place)
+        print(shardings_lib.text(rows))
+        return {"topology": place.name, "shardings": rows}
     print(f"compiling for {place} ...", file=sys.stderr, flush=True)
     planned = measure.plan(recipe, place, hlo_file=hlo)
     print(report.text(planned))
     told = planned.to_json()
     if search:
         found = search_lib.search(recipe, place, planned, max_compiles)
-        print(f"\n{search_lib.text(found)}")
-        told["search"] = search_lib.to_json(found)
+        print(f"\n{search_lib.text(found, model)}")
+        told["search"] = search_lib.to_json(found, model)
     return told

@@ -17,6 +17,7 @@ class Product(NamedTuple):
       counted: what the number in a name counts per chip: its TensorCores, or 1 for the chip.
       max_chips: of the largest slice.
       network_bandwidth: bytes/s per chip to other slices, over the data center's network.
+      host_bandwidth: bytes/s per chip and direction to the memory of its host (PCIe).
       devices: that JAX sees per chip.
       options: for the compiler's description of its topologies. JAX joins the two cores of a v4
         chip to one device; libtpu has to be told.
@@ -26,6 +27,7 @@ class Product(NamedTuple):
     counted: int
     max_chips: int
     network_bandwidth: float
+    host_bandwidth: float
     devices: int = 1
     options: tuple[tuple[str, str], ...] = ()
 
@@ -47,16 +49,17 @@ class Product(NamedTuple):
 
 
 # Network: v5p 50, v6e and tpu7x 100 Gb/s per chip; v5e 6.4 Tb/s per 256 chips. For v4 the page has
-# no figure, and v5p's is taken.
+# no figure, and v5p's is taken. Host: jax-ml.github.io/scaling-book/tpus, 16 GB/s, of v6e 32; for
+# tpu7x it has no figure, and v6e's is taken.
 PRODUCTS = {
     product.chip.name: product
     for product in (
-        Product(chips.CHIPS["v4"], 2, 4096, 6.25e9, 1, (("chip_config_name", "megacore"),)),
-        Product(chips.CHIPS["v5e"], 1, 256, 3.125e9),
-        Product(chips.CHIPS["v5p"], 2, 6144, 6.25e9),
-        Product(chips.CHIPS["v6e"], 1, 256, 12.5e9),
-        Product(chips.CHIPS["tpu7x"], 2, 9216, 12.5e9, 2),
+        Product(chips.CHIPS["v4"], 2, 4096, 6.25e9, 16e9, 1, (("chip_config_name", "megacore"),)),
+        Product(chips.CHIPS["v5e"], 1, 256, 3.125e9, 16e9),
+        Product(chips.CHIPS["v5p"], 2, 6144, 6.25e9, 16e9),
+        Product(chips.CHIPS["v6e"], 1, 256, 12.5e9, 32e9),
+        Product(chips.CHIPS["tpu7x"], 2, 9216, 12.5e9, 32e9, 2),
     )
 }
 # Fake devices of this machine, to try a plan where nothing of TPUs is installed; rates made up.
-CPU = Product(chips.Chip("cpu", (), 1e11, 16 * chips.GIB, 2e10, 1e9, 1), 1, 4096, 1e8)
+CPU = Product(chips.Chip("cpu", (), 1e11, 16 * chips.GIB, 2e10, 1e9, 1), 1, 4096, 1e8, 1e9)

@@ -6,9 +6,7 @@ declares of itself counts instead of its operands. What the compiler keeps on ch
 instructions is marked in the text, and free.
 """
 
-import re
-
-from t5sft.plan import collectives, hlo
+from t5sft.plan import collectives, hlo, kernels
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
@@ -22,6 +20,8 @@ def hbm_bytes(module: hlo.Module, holder: hlo.Computation, instruction: hlo.Inst
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done"):
         return 0
+    if any(ways := host_bytes(holder, instruction)):
+        return sum(ways)
     operands = holder.operands(instruction)
     written = _in_hbm(instruction.shapes)
     if opcode in ("dynamic-slice", "slice", "gather"):
@@ -32,7 +32,7 @@ def hbm_bytes(module: hlo.Module, holder: hlo.Computation, instruction: hlo.Inst
         return _in_hbm(update) + (sum(a.bytes for a in update) if written else 0)
     if opcode in ("copy-start", "slice-start"):
         return _started(instruction)
-    if opcode == "custom-call" and (declared := declared_bytes(instruction)):
+    if opcode == "custom-call" and (declared := kernels.declared_bytes(instruction)):
         return declared
     if opcode == "fusion" and (inner := module.called(instruction)) is not None:
         return _of_fusion(module, inner, instruction, operands)
@@ -42,20 +42,25 @@ def hbm_bytes(module: hlo.Module, holder: hlo.Computation, instruction: hlo.Inst
     return read + written
 
 
-def declared_flops(instruction: hlo.Instruction) -> int:
-    """Returns the operations that a Pallas kernel's `cost_estimate` declares."""
-    return _declared(instruction, "flops")
+def host_bytes(holder: hlo.Computation, instruction: hlo.Instruction) -> tuple[int, int]:
+    """Returns the bytes that one execution moves to the memory of the host, and from it.
 
-
-def declared_bytes(instruction: hlo.Instruction) -> int:
-    """Returns the bytes that a Pallas kernel's `cost_estimate` declares."""
-    return _declared(instruction, "bytes_accessed")
-
-
-def _declared(instruction: hlo.Instruction, name: str) -> int:
-    estimate = instruction.attribute(r'"?cost_estimate"?:\s*\{([^}]*)\}') or ""
-    found = re.search(rf'{name}"?:\s*"?(\d+)', estimate)
-    return int(found[1]) if found else 0
+    Such arrays are only copied, sliced and updated, in an instruction of their own.
+    """
+    name, is_start = instruction.opcode.removesuffix("-start"), "-start" in instruction.opcode
+    if name not in ("copy", "dynamic-slice", "slice", "dynamic-update-slice"):
+        return 0, 0
+    first, *others = [operand.shapes[0] for operand in holder.operands(instruction)]
+    if name == "dynamic-update-slice":
+        return (others[0].bytes if first.space == hlo.HOST else 0), 0
+    if name == "copy":
+        target = instruction.shapes[0]
+        if (target.space == hlo.HOST) == (first.space == hlo.HOST):
+            return 0, 0
+        return (first.bytes, 0) if target.space == hlo.HOST else (0, first.bytes)
+    # A start's result is ((its operands), the slice, a context).
+    part = instruction.shapes[-2 if is_start else 0]
+    return 0, (part.bytes if first.space == hlo.HOST else 0)
 
 
 def _in_hbm(shapes) -> int:

@@ -13,6 +13,7 @@ from oracles import softmax
 from t5sft.models.attention import choice, fused, splash, views
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules
+from t5sft.plan import collectives, count
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("libtpu", reason="compiles for TPUs: pip install libtpu")
@@ -83,7 +84,12 @@ def test_fused_compiles_and_declares_its_cost(case):
 @pytest.mark.parametrize("case", [GEMMA], ids=["gemma"])
 def test_splash_compiles(case):
     program = compiled(splash.attend, case)
-    assert "custom-call" in program.as_text()
+    told = count.count(program.as_text(), collectives.Mesh(("data",), (1,)))
+    limits = views.Limits(case.causal, case.window)
+    pairs = splash.computed_pairs(limits, case.length, case.source or case.length)
+    # 2 products forward, 3 and 4 in the two kernels backward.
+    assert told.kernel_flops == 2 * 9 * 4 * case.num_heads * pairs * case.head_dim
+    assert (told.kernels, told.undeclared_kernels) == (3, 0)
     assert largest(program) < 4 * case.num_heads * case.length**2
 
 

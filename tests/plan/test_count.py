@@ -139,6 +139,72 @@ def test_kernels_count_as_they_declare_and_silent_ones_are_told():
     assert got.hbm_bytes == 9000 + 2 * 8 * 128 * 4
 
 
+SPLASH = """\
+HloModule s
+
+%local (p: (s8[1,4,4], bf16[8,2048,256], bf16[4,2048,256])) -> bf16[8,2048,256] {
+  %p = (s8[1,4,4], bf16[8,2048,256], bf16[4,2048,256]) parameter(0)
+  %m = s8[1,4,4]{2,1,0} get-tuple-element(%p), index=0
+  %q = bf16[8,2048,256]{2,1,0} get-tuple-element(%p), index=1
+  %k = bf16[4,2048,256]{2,1,0} get-tuple-element(%p), index=2
+  ROOT %f = bf16[8,2048,256]{2,1,0} custom-call(%m, %q, %k, %k), custom_call_target="tpu_custom_call", metadata={op_name="jit(update)/jvp(x)/splash_pairs_1000/vmap(static_sparsity_splash)/splash_mha_fwd_segmented_residuals/pallas_call"}
+}
+
+%whole (p.1: (s8[1,4,4], bf16[8,2048,256], bf16[4,2048,256])) -> bf16[8,2048,256] {
+  %p.1 = (s8[1,4,4], bf16[8,2048,256], bf16[4,2048,256]) parameter(0)
+  %m.1 = s8[1,4,4]{2,1,0} get-tuple-element(%p.1), index=0
+  %q.1 = bf16[8,2048,256]{2,1,0} get-tuple-element(%p.1), index=1
+  %k.1 = bf16[4,2048,256]{2,1,0} get-tuple-element(%p.1), index=2
+  %f.1 = bf16[8,2048,256]{2,1,0} custom-call(%m.1, %q.1, %k.1, %k.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(update)/jvp(x)/splash_pairs_3000/vmap(static_sparsity_splash)/splash_mha_fwd_segmented_residuals/pallas_call"}
+  %dq.1 = bf16[8,2048,256]{2,1,0} custom-call(%m.1, %f.1, %k.1, %k.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(update)/transpose(jvp(x))/splash_pairs_3000/vmap(static_sparsity_splash)/splash_mha_dq_segmented_no_residuals/pallas_call"}
+  ROOT %dkv.1 = bf16[8,2048,256]{2,1,0} custom-call(%m.1, %dq.1, %k.1, %k.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(update)/transpose(jvp(x))/splash_pairs_3000/vmap(static_sparsity_splash)/splash_mha_dkv_segmented_no_residuals/pallas_call"}
+}
+
+ENTRY %main (c: pred[], m: s8[1,4,4], q: bf16[8,2048,256], k: bf16[4,2048,256]) -> bf16[8,2048,256] {
+  %c = pred[] parameter(0)
+  %m = s8[1,4,4]{2,1,0} parameter(1)
+  %q = bf16[8,2048,256]{2,1,0} parameter(2)
+  %k = bf16[4,2048,256]{2,1,0} parameter(3)
+  %t = (s8[1,4,4]{2,1,0}, bf16[8,2048,256]{2,1,0}, bf16[4,2048,256]{2,1,0}) tuple(%m, %q, %k)
+  ROOT %x = bf16[8,2048,256]{2,1,0} conditional(%c, %t, %t), branch_computations={%local, %whole}
+}
+"""  # noqa: E501
+
+
+def test_splash_counts_by_name_and_of_a_conditional_the_costliest_branch():
+    """2 + 3 + 4 products over 3000 pairs, of 8 heads of 256 features."""
+    got = count.count(SPLASH, ONE)
+    assert (got.kernels, got.undeclared_kernels) == (3, 0)
+    assert got.kernel_flops == 2 * (2 + 3 + 4) * 3000 * 8 * 256
+
+
+# As the compiler for TPUs writes what `stack.POLICIES` offload: a loop stacks layers in host memory
+# (S(5)), asynchronously, and reads one back.
+OFFLOADED = """\
+HloModule o
+
+ENTRY %main (x: bf16[4,8], h: bf16[32,4,8]) -> bf16[1,4,8] {
+  %x = bf16[4,8]{1,0} parameter(0)
+  %h = bf16[32,4,8]{2,1,0:S(5)} parameter(1)
+  %b = bf16[1,4,8]{2,1,0} bitcast(%x)
+  %z = s32[] constant(0)
+  %u = ((bf16[32,4,8]{2,1,0:S(5)}, bf16[1,4,8]{2,1,0}, s32[], s32[], s32[]), bf16[32,4,8]{2,1,0:S(5)}, u32[]{:S(2)}) dynamic-update-slice-start(%h, %b, %z, %z, %z)
+  %ud = bf16[32,4,8]{2,1,0:S(5)} dynamic-update-slice-done(%u)
+  %c = (bf16[32,4,8]{2,1,0:S(5)}, bf16[32,4,8]{2,1,0:S(5)}, u32[]) copy-start(%ud)
+  %s = ((bf16[32,4,8]{2,1,0:S(5)}, s32[], s32[], s32[]), bf16[1,4,8]{2,1,0}, u32[]{:S(2)}) dynamic-slice-start(%ud, %z, %z, %z), dynamic_slice_sizes={1,4,8}
+  %s.2 = ((bf16[32,4,8]{2,1,0:S(5)}, s32[], s32[], s32[]), bf16[1,4,8]{2,1,0}, u32[]{:S(2)}) dynamic-slice-start(%ud, %z, %z, %z), dynamic_slice_sizes={1,4,8}
+  ROOT %sd = bf16[1,4,8]{2,1,0} dynamic-slice-done(%s)
+}
+"""  # noqa: E501
+
+
+def test_what_goes_to_the_memory_of_the_host_counts_apart():
+    """One slice there, two back: both ways at once, the longer counts; HBM sees all three."""
+    got = count.count(OFFLOADED, ONE)
+    assert got.host_bytes == 2 * 4 * 8 * 2
+    assert got.hbm_bytes == 3 * 4 * 8 * 2
+
+
 ASYNC = """\
 HloModule a
 

@@ -16,6 +16,7 @@ def counts(**changed):
         kernels=0,
         undeclared_kernels=0,
         hbm_bytes=819 * 10**9,
+        host_bytes=0,
         collectives=gathers,
         unknown_loops=(),
     )
@@ -42,3 +43,11 @@ def test_half_a_chip_has_half_its_rates():
     got = roofline.of_counts(topology.parse("tpu7x-8"), counts())
     assert got.compute == pytest.approx(2 * 197 / 2307)
     assert got.hbm == pytest.approx(2 * 819 / 7380)
+
+
+def test_the_memory_of_the_host_is_a_roof_of_its_own():
+    """v5e: 16 GB/s each way."""
+    got = roofline.of_counts(topology.parse("v5e-16"), counts(host_bytes=32 * 10**9))
+    assert got.host == pytest.approx(2.0) == got.predicted
+    assert got.bound == "host"
+    assert roofline.to_json(got).keys() == {"compute", "hbm", "ici", "dcn", "host", "predicted"}

@@ -1,7 +1,8 @@
 """JAX's splash attention for TPUs: blocks that the mask hides are neither computed nor fetched.
 
 `jax.experimental.pallas.ops.tpu.splash_attention`. It has no relative bias and takes whole rows of
-queries; its kernels declare no cost, so a compiler's count of FLOPs leaves them out.
+queries. Its kernels take no cost estimate, so the pairs of tokens that they compute are written in
+the name of their scope, where `t5sft.plan.kernels` reads them.
 """
 
 import jax
@@ -12,6 +13,7 @@ from t5sft.models.attention import views
 
 LANES = 128
 BLOCKS = (512, 256, 128)  # the first that divides a padded row
+SCOPE = "splash_pairs_"  # and their number, per head and row
 
 
 def attend(
@@ -45,7 +47,8 @@ def attend(
         kv=jnp.pad(key_segments, ((0, 0), (0, more_s))),
     )
     arrays = (heads_first(query, more_t), heads_first(key, more_s), heads_first(value, more_s))
-    out = jax.vmap(kernel)(*arrays, segments)[:, :, :t].transpose(0, 2, 1, 3)
+    with jax.named_scope(f"{SCOPE}{computed_pairs(limits, t + more_t, s + more_s)}"):
+        out = jax.vmap(kernel)(*arrays, segments)[:, :, :t].transpose(0, 2, 1, 3)
     # Splash lets padding see padding, and a query without keys see the mean of some: finite.
     sees = query_segments > 0
     if not limits.causal:  # a causal query sees itself; XLA fuses this into one reduction
@@ -60,7 +63,7 @@ def _kernel(limits: views.Limits, num_heads: int, t: int, s: int, offset: int, i
         mask = library.CausalMask((t, s), offset)
     else:
         mask = library.LocalMask((t, s), (limits.window - 1, 0), offset)
-    q, kv = (next(size for size in BLOCKS if length % size == 0) for length in (t, s))
+    q, kv = _blocks(t, s)
     sizes = library.BlockSizes(
         block_q=q,
         block_kv=kv,
@@ -78,3 +81,22 @@ def _kernel(limits: views.Limits, num_heads: int, t: int, s: int, offset: int, i
         residual_checkpoint_name="attention",
         interpret=interpret,
     )
+
+
+def _blocks(t: int, s: int) -> list[int]:
+    return [next(size for size in BLOCKS if length % size == 0) for length in (t, s)]
+
+
+def computed_pairs(limits: views.Limits, t: int, s: int) -> int:
+    """Returns how many pairs of a query and a key a head computes: those of whole visible blocks.
+
+    Args:
+      t, s: lengths of the padded rows.
+
+    Example (rows of 1024, blocks of 512, causal):
+      queries 0-511     one block
+      queries 512-1023  two                 3 * 512 * 512
+    """
+    q, kv = _blocks(t, s)
+    visible = sum(limits.may_see(i, q, j, kv) for i in range(0, t, q) for j in range(0, s, kv))
+    return visible * q * kv
