@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracles import softmax, tiny
 
-from t5sft.models.attention import blockwise, cudnn, fused, reference, splash, views
+from t5sft.models.attention import blockwise, cudnn, fused, reference, splash, triton, views
 
 CASES = {
     "causal": softmax.Case(length=40),
@@ -72,10 +72,11 @@ RUNS = {
     "blockwise": functools.partial(blockwise.attend, block=16),
     "fused": functools.partial(fused.attend, interpret=True),
     "splash": functools.partial(splash.attend, interpret=True),
+    "triton": functools.partial(triton.attend, interpret=True),
     "cudnn": functools.partial(cudnn.attend, implementation="xla"),  # its masks, not its kernel
 }
 # Kernels take seconds each to compile for a CPU: one case each, all of them in the slow run.
-FAST = [("fused", "everything"), ("splash", "window"), ("cudnn", "window")]
+FAST = [("fused", "everything"), ("triton", "window"), ("splash", "window"), ("cudnn", "window")]
 UNABLE = {
     "splash": lambda case: case.biased,
     "cudnn": lambda case: case.biased or case.soft_cap is not None,
@@ -100,13 +101,13 @@ def test_agrees_with_the_definition(run, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["fused", "splash"])
+@pytest.mark.parametrize("run", ["fused", "splash", "triton"])
 @pytest.mark.parametrize("window", [None, 150])
 def test_kernels_of_several_blocks_agree_with_the_definition(run, window):
-    """Rows of 2 x 512 + 256 or of 3 x 128 tokens: blocks are skipped, and sums go over blocks."""
+    """Rows of 2 x 512 + 256, of 3 x 128 or 5 x 64 tokens: some skipped, sums over blocks."""
     length = 1280 if run == "splash" else 300
     case = softmax.Case(
-        length=length, window=window, num_heads=2, num_kv_heads=1, biased=run == "fused"
+        length=length, window=window, num_heads=2, num_kv_heads=1, biased=run != "splash"
     )
     apply = RUNS[run]
     if run == "fused":
@@ -133,7 +134,10 @@ def test_the_size_of_a_block_changes_nothing(block):
     agree(value_and_gradients(run, case, arrays, cotangent), want, 3e-6)
 
 
-@pytest.mark.parametrize("run", ["blockwise", pytest.param("fused", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "run",
+    ["blockwise", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fused", "triton"))],
+)
 def test_a_part_of_the_queries_is_part_of_the_whole(run):
     """As on a mesh that splits rows: the offset tells where in the row the queries are."""
     case = CASES["everything"]

@@ -1,18 +1,15 @@
 """Models give the same by every implementation, on any mesh; wrong choices are told."""
 
 import dataclasses
-import importlib
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import tiny
 
 from t5sft import errors
 from t5sft.models import attention
-from t5sft.models.attention import choice, cudnn, views
+from t5sft.models.attention import choice
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules
 
@@ -74,10 +71,12 @@ def test_auto_goes_by_platform_length_and_features():
         choice.Case("tpu", 2048, 2048, is_split=True): "fused",
         choice.Case("tpu", 10**6, 10**6, is_biased=True): "blockwise",
         choice.Case("tpu", 64, 64): "reference",
-        choice.Case("gpu", 2048, 2048): "cudnn",
-        choice.Case("gpu", 2048, 2048, soft_cap=50.0): "blockwise",
+        choice.Case("gpu", 2048, 2048): "triton",
+        choice.Case("gpu", 2048, 2048, soft_cap=50.0): "triton",
+        choice.Case("gpu", 512, 511, is_biased=True): "triton",
+        choice.Case("gpu", 2048, 2048, head_dim=96): "cudnn",
+        choice.Case("gpu", 2048, 2048, head_dim=96, soft_cap=50.0): "blockwise",
         choice.Case("gpu", 2048, 2048, dtype="float32"): "blockwise",
-        choice.Case("gpu", 512, 512, is_biased=True): "blockwise",
     }
     assert {case: choice.resolve("auto", case) for case in cases} == cases
 
@@ -91,6 +90,9 @@ def test_auto_goes_by_platform_length_and_features():
         ("fused", choice.Case("gpu", 512, 512), "runs on TPUs, not on gpu"),
         ("fused", choice.Case("tpu", 512, 512, head_dim=24), "multiple of 16 features, not 24"),
         ("fused", choice.Case("tpu", 40_000, 512), "rows up to 32768"),
+        ("triton", choice.Case("cpu", 512, 512), "runs on NVIDIA GPUs, not on cpu"),
+        ("triton", choice.Case("gpu", 512, 512, dtype="float32"), "bfloat16, not in float32"),
+        ("triton", choice.Case("gpu", 512, 512, head_dim=96), "or 128 features, not 96"),
         ("cudnn", choice.Case("tpu", 512, 512), "runs on NVIDIA GPUs"),
         ("cudnn", choice.Case("gpu", 512, 512, is_biased=True), "no relative bias"),
         ("cudnn", choice.Case("gpu", 512, 512, soft_cap=50.0), "no soft cap"),
@@ -113,26 +115,3 @@ def test_a_model_refuses_before_anything_is_compiled():
 def test_an_unknown_implementation_is_told():
     with pytest.raises(errors.ConfigError, match="attention = 'blokwise' is unknown.*blockwise"):
         dataclasses.replace(tiny.T5, attention="blokwise")
-
-
-@pytest.mark.slow
-def test_cudnn_lowers_for_cuda(monkeypatch):
-    """Exported without a GPU: JAX asks the machine's cuDNN and card, so both are told here."""
-    library = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
-    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(library, "check_compute_capability", lambda capability: True)
-    floats = [jax.ShapeDtypeStruct((2, 512, n, 64), jnp.bfloat16) for n in (8, 4, 4)]
-    segments = jax.ShapeDtypeStruct((2, 512), jnp.int32)
-
-    def loss(query, key, value, segments):
-        limits = views.Limits(True, 256)
-        out = cudnn.attend(query, key, value, segments, segments, limits=limits)
-        return out.astype(jnp.float32).sum()
-
-    calls = ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"]
-    exported = jax.export.export(
-        jax.jit(jax.grad(loss, (0, 1, 2))),
-        platforms=["cuda"],
-        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(call) for call in calls],
-    )(*floats, segments)
-    assert all(f"@{call}(" in exported.mlir_module() for call in calls)

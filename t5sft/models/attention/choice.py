@@ -66,10 +66,21 @@ def _cudnn(case: Case) -> str | None:
     return None
 
 
+def _triton(case: Case) -> str | None:
+    if case.platform != "gpu":
+        return f"runs on NVIDIA GPUs, not on {case.platform}"
+    if case.dtype != "bfloat16":
+        return f"computes in bfloat16, not in {case.dtype}"
+    if case.head_dim not in (16, 32, 64, 128):
+        return f"wants heads of 16, 32, 64 or 128 features, not {case.head_dim}"
+    return None
+
+
 # Fastest first: auto takes the first that has no reason against.
 REASONS: dict[str, Callable[[Case], str | None]] = {
     "splash": _splash,
     "fused": _fused,
+    "triton": _triton,
     "cudnn": _cudnn,
     "blockwise": _anything,
     "reference": _anything,

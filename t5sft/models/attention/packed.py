@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5sft import errors
-from t5sft.models.attention import blockwise, cudnn, fused, splash, views
+from t5sft.models.attention import blockwise, cudnn, fused, splash, triton, views
 from t5sft.parallel import rules
 
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
@@ -16,6 +16,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "cudnn": cudnn.attend,
     "fused": fused.attend,
     "splash": splash.attend,
+    "triton": triton.attend,
 }
 
 
