@@ -157,7 +157,8 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
         bare = [name for name in VERBS[verb].bare if name in given]
         arguments |= {name: given[name] for name in bare}
         macros = {name: value for name, value in macros.items() if name.lower() not in bare}
-    if not files and (not arguments or verb == "evaluate"):
+    needed = {"model_dir", "task"} if verb == "evaluate" else set()
+    if not files and (not arguments or not needed <= arguments.keys()):
         reason = f"{model_dir} holds no {launch.SAVED_CONFIG}" if model_dir else "command line"
         choices = ", ".join(launch.recipes()) or "none found"
         raise ConfigError(

@@ -44,11 +44,14 @@ PROCESS_FLAGS: Flags = {  # of the verbs of MANY: `parallel.processes`
     "stall_seconds": (float, "a process so long behind the others is lost; 1800"),
 }
 MANY = ("train", "evaluate", "generate")  # verbs that several processes can work on together
-_DECODING: Flags = {
+_ASKING: Flags = {
     "system": (str, "system prompt"),
     "template": (str, "a template's name or file, in place of the model's own"),
     "vocabulary": (str, "tokenizer, where none lies beside the weights"),
     "dtype": (str, "of the computation: float32 or bfloat16"),
+}
+_DECODING: Flags = {
+    **_ASKING,
     "max_new_tokens": (int, "an answer is cut here"),
     "min_new_tokens": (int, "no end token before so many"),
     "temperature": (float, "0 takes the most likely token, more draws"),
@@ -77,7 +80,7 @@ VERBS: dict[str, Verb] = {
             "wait_seconds": (float, "--watch ends when no checkpoint came for so long"),
             "num_examples": (int, "at most so many questions of each task"),
             "questions": (str, "a benchmark's file, or the folder in place of $T5SFT_DATA"),
-            "style": (str, "how a benchmark is asked: chain_of_thought, direct, few, zero"),
+            "style": (str, "how a benchmark is asked: chain_of_thought, direct, few, zero, ..."),
             "shots": (int, "worked examples before each question"),
             "samples": (int, "answers to each question of humaneval, for pass@k"),
             "temperature": (float, "of these; 0 is greedy"),
@@ -90,7 +93,9 @@ VERBS: dict[str, Verb] = {
             "predictions": (str, "recorded answers, JSON Lines: response, and prompt or index"),
             "extraction": (str, "rule that finds the answer in a response"),
             "output": (str, "file for each question, its answer and verdict, JSON Lines"),
+            **_ASKING,
         },
+        bare=("model_dir", "batch_size"),
     ),
     "generate": Verb(
         "answer prompts with a checkpoint, or with any Hugging Face directory",

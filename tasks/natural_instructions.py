@@ -17,6 +17,7 @@ whole fits. One of several reference outputs is drawn by (seed, task, index). Th
 a space after "Output:"; here it does not, since no vocabulary begins an answer after a space.
 """
 
+import json
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,6 +57,9 @@ def read(
 ) -> records.Record | records.Dropped:
     """Reads one instance of a task file, version 1 or 2, the task's fields beside its own.
 
+    The metadata holds what `t5sft.evaluate.scores.references` makes of it: all right answers, and
+    the input and the first example's output, which the baselines copy.
+
     Args:
       row: Definition, Positive and Negative Examples (version 1: within Examples), input, output.
       task, index: of the instance, for the draw of its reference output.
@@ -70,14 +74,17 @@ def read(
         return records.Dropped("empty response")
     text = prompt(row, encoding, where=where, measure=measure)
     target = outputs[choices.number(len(outputs), seed, task, index, "output")]
-    metadata = {}
+    metadata = {"references": json.dumps(outputs, ensure_ascii=False)}
+    metadata["input"] = _text(row, "input", where)
+    for example in examples(row, "Positive", where)[:1]:
+        metadata["demonstration"] = example.output
     for ours, theirs in (("task", "Title"), ("category", "Categories"), ("id", "id")):
         value = row.get(theirs)
         value = ", ".join(map(str, value)) if isinstance(value, list) else value
         if value:
             metadata[ours] = str(value)
     messages = (records.Message("user", text), records.Message("assistant", target))
-    return records.Record(messages, answer="\n".join(outputs), metadata=metadata)
+    return records.Record(messages, metadata=metadata)
 
 
 def prompt(

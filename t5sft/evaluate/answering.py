@@ -29,6 +29,7 @@ class Ready(NamedTuple):
     buckets: Sequence[int] | None = None  # padded prompt lengths, see `decode.generate`
     mesh: Any = None
     rules: Sequence = rules_lib.DEFAULT_RULES
+    template_name: str = "plain"  # as `templates.get` takes it
 
 
 class Reply(NamedTuple):

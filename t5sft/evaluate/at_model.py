@@ -60,7 +60,7 @@ _FOR_TASKS = {"num_examples", "seed", "template_split", "output"}
 
 _USED = {  # of a benchmark's flags, by those that have not all that _ASKED have
     "rank": {"questions"},
-    "mmlu": {"questions", "shots"},
+    "mmlu": {"questions", "style", "shots"},
     "mt_bench": {"questions", "answer_tokens", "judge", "judge_model", "baseline"},
     "pairwise": {"answer_tokens", "judge", "judge_model", "baseline"},
     coding.NAME: {"questions", "answer_tokens", "samples", "temperature", "allow_code_execution"},
@@ -90,11 +90,11 @@ def refuse_unused(options: Options, task: str) -> None:
 
 def names() -> list[str]:
     """Returns the benchmarks that can be asked of a model."""
-    return [*benchmarks.names(), *_OWN]
+    return list(dict.fromkeys([*benchmarks.names(), *_OWN]))
 
 
 def benchmark_of(
-    task: str | None, data: prepare_lib.Data, suites_: Sequence[tuple[str, str]]
+    task: str | None, data: prepare_lib.Data | None, suites_: Sequence[tuple[str, str]]
 ) -> str | None:
     """Returns the benchmark that --task names; None: it is a SeqIO task of the run.
 
@@ -108,7 +108,7 @@ def benchmark_of(
         if not _is_benchmark(name):
             benchmarks.get(name)  # raises, with the nearest name
         return name
-    mine = {data.task, *(one for _, one in suites_)}
+    mine = {data and data.task, *(one for _, one in suites_)}
     return task if _is_benchmark(task) and task not in mine else None
 
 

@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from t5sft import errors
-from t5sft.data import templates, vocab
-from t5sft.evaluate import answering, score
+from t5sft.data import vocab
+from t5sft.evaluate import answering, opening, score
 from t5sft.evaluate.answers import language
-from t5sft.parallel import mesh as mesh_lib
-from t5sft.train import start
 
 MAX_NEW_TOKENS = 256  # where a task does not say, as in the harness
 
@@ -43,23 +41,11 @@ def open_model(
       ConfigError: lm_eval is not installed, or the checkpoint does not say its model.
     """
     base = language.package("lm_eval.api.model", "lm_eval").LM
-    model = start.model_of(path)
-    name = vocabulary or start.tokenizer_of(path)
-    if model is None or name is None:
-        lacks = "its model" if model is None else "its tokenizer"
-        raise errors.ConfigError(f"the checkpoint does not say {lacks}; {path}; use another")
-    ready = answering.Ready(
-        model,
-        None,
-        vocab.load(name),
-        templates.get("plain"),
-        start_id=start.start_id(path, name),
-        batch_size=batch_size,
-        mesh=mesh_lib.resolve(mesh),
+    ready = opening.find(
+        model_dir=path, vocabulary=vocabulary, template="plain", batch_size=batch_size, mesh=mesh
     )
-    max_length = min(max_length, model.max_position_embeddings or max_length)
-    like = start.like(model, ready.mesh, ready.rules)
-    return adapt(base, ready._replace(params=start.load(path, model, like)), max_length)
+    max_length = min(max_length, ready.model.max_position_embeddings or max_length)
+    return adapt(base, opening.load(path, ready), max_length)
 
 
 def adapt(base: type, ready: answering.Ready, max_length: int) -> Any:
@@ -81,7 +67,7 @@ def adapt(base: type, ready: answering.Ready, max_length: int) -> Any:
         for i, one in enumerate(requests):
             groups.setdefault(_decoding(one.args[1]), []).append(i)
         for how, members in groups.items():
-            room = max_length - how.max_new_tokens
+            room = _room(ready, max_length, how.max_new_tokens)
             prompts = [context(ready, requests[i].args[0], room) for i in members]
             for i, reply in zip(members, answering.reply(ready, prompts, how), strict=True):
                 out[i] = reply.text
@@ -116,16 +102,28 @@ def _prefix(vocabulary: vocab.Vocabulary) -> int:
     return vocabulary.eos_id if vocabulary.bos_id is None else vocabulary.bos_id
 
 
+def _room(ready: answering.Ready, max_length: int, max_new_tokens: int) -> int:
+    """Returns how many tokens a context may have; that of an encoder-decoder has its own row."""
+    if ready.model.layout == "encoder_decoder":
+        return max_length
+    if max_new_tokens >= max_length:
+        raise errors.ConfigError(
+            f"{max_new_tokens} new tokens leave no place for a context in a row of {max_length}; "
+            "generate_until; give the task a smaller max_gen_toks, or open_model a greater "
+            "max_length"
+        )
+    return max_length - max_new_tokens
+
+
 def context(ready: answering.Ready, text: str, room: int) -> list[int]:
     """Returns the ids of what is given; of a long one the end, behind the beginning token."""
     vocabulary = ready.vocabulary
     ids = vocabulary.encode(text)
     if ready.model.layout == "encoder_decoder":
-        return ids[-(room - 1) :] + [vocabulary.eos_id]
+        return ids[max(len(ids) - (room - 1), 0) :] + [vocabulary.eos_id]
     has_bos = vocabulary.bos_id is not None
     before = [_prefix(vocabulary)] if has_bos or not ids else []
-    kept = max(room - len(before), 1)
-    return before + ids[-kept:]
+    return before + ids[max(len(ids) - (room - len(before)), 0) :]
 
 
 def pair(ready: answering.Ready, given: str, continuation: str, max_length: int) -> score.Ids:

@@ -43,7 +43,9 @@ def find(
     """
     if model_dir is None:
         raise errors.ConfigError("no weights are named; generation; add --model_dir DIR")
-    model = model or brought.model(model_dir=model_dir)
+    if model is None:
+        identity(model_dir)  # raises where nothing lies
+        model = brought.model(model_dir=model_dir)
     if dtype is not None:
         model = dataclasses.replace(model, dtype=dtype)
     name = vocabulary or (data.vocabulary if data else brought.vocabulary(model_dir=model_dir))
@@ -59,6 +61,7 @@ def find(
         batch_size=batch_size,
         mesh=mesh_lib.resolve(mesh),
         rules=rules,
+        template_name=written,
     )
 
 

@@ -4,19 +4,16 @@ Wei et al. 2022 (arXiv:2109.01652), section 2.4; Hendrycks et al. 2021 (arXiv:20
 tasks are ranked by `scores.tile`, `scores.option` and `scores.rank_classification`.
 """
 
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5sft import errors
-from t5sft.data import files, records
+from t5sft.data import files, preprocess, records, templates
 from t5sft.evaluate import answering, results, scores, suites, uncertainty
-from t5sft.evaluate.answers import benchmarks, calibration, ranking, statistics
+from t5sft.evaluate.answers import calibration, mmlu, ranking, statistics
 
 NAMES = ("rank", "mmlu")
-_LETTERS = "ABCD"
-_COLUMNS = ("question", *_LETTERS, "answer")
-_MMLU_FROM = "fetch and unpack the data of github.com/hendrycks/test as mmlu/dev and mmlu/test"
+_NOTHING = records.Message("assistant", "")
 
 
 def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
@@ -27,16 +24,18 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
     """
     if name == "mmlu":
         shots = 5 if options.shots is None else options.shots
-        questions = _mmlu(options.questions, shots)
-        protocol = f"letters, {shots} shots"
+        heading = options.style or next(iter(mmlu.HEADINGS))
+        if heading not in mmlu.HEADINGS:
+            raise errors.ConfigError(
+                f"no style {heading!r}; --style of mmlu; use one of {', '.join(mmlu.HEADINGS)}"
+            )
+        questions = mmlu.questions(options.questions, shots, heading)
+        protocol = f"letters, {heading}, {shots} shots"
     else:
         questions, protocol = _rows(options.questions), "options as they are"
     questions = results.first(questions, options.num_examples)
-    rows = [
-        answering.continuation(ready, records.Record((*_asked(one), _answer(text))))
-        for one in questions
-        for text in one["options"]
-    ]
+    follow = _letter if name == "mmlu" else _option
+    rows = [follow(ready, one, text) for one in questions for text in one["options"]]
 
     def run(loaded: answering.Ready) -> Mapping[str, Any]:
         found = iter(answering.log_likelihoods(loaded, rows))
@@ -69,7 +68,8 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
                 for one, got, i in zip(questions, ranked, chosen, strict=True)
             ],
         )
-        values, found_errors, by_task = _figures(questions, ranked)
+        over = mmlu.over_subjects if name == "mmlu" else statistics.over_tasks
+        values, found_errors, by_task = _figures(questions, ranked, over)
         return [
             results.of_benchmark(
                 name,
@@ -77,7 +77,7 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
                 values,
                 found_errors,
                 protocol=protocol,
-                end_token_scored=True,
+                end_token_scored=name != "mmlu",
                 versions=results.versions("jax", "numpy"),
                 reliability=_reliability(ranked),
                 **({"by_task": by_task} if by_task else {}),
@@ -87,15 +87,26 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
     return suites.of_benchmark(name, questions, {"protocol": protocol}, run, lines)
 
 
-def _asked(question: Mapping[str, Any]) -> tuple[records.Message, ...]:
-    return (records.Message("user", question["prompt"]),)
+def _option(ready: answering.Ready, question: Mapping, text: str) -> answering.Continuation:
+    asked, answer = records.Message("user", question["prompt"]), records.Message("assistant", text)
+    return answering.continuation(ready, records.Record((asked, answer)))
 
 
-def _answer(text: str) -> records.Message:
-    return records.Message("assistant", text)
+def _letter(ready: answering.Ready, question: Mapping, text: str) -> answering.Continuation:
+    """A letter behind "Answer:" as the published evaluation scores it: without an end token.
+
+    Where no text of the template stands between the two, a space does, as in the worked examples.
+    """
+    asked = records.Record((records.Message("user", question["prompt"]), _NOTHING))
+    given = "".join(piece.text for piece in templates.render_prompt(asked, ready.template))
+    is_bare = ready.model.layout == "decoder" and given.endswith(question["prompt"])
+    ids, weights = _option(ready, question, f" {text}" if is_bare else text)
+    ends = set(preprocess.end_ids(ready.template, ready.vocabulary))
+    kept = next((i for i, token in enumerate(ids.targets) if token in ends), len(ids.targets))
+    return answering.Continuation(ids._replace(targets=ids.targets[:kept]), weights[:kept])
 
 
-def _figures(questions, ranked: Sequence[ranking.Question]):
+def _figures(questions, ranked: Sequence[ranking.Question], over_tasks: Callable):
     """The metrics, their standard errors, and of several tasks the accuracy of each."""
     values = scores.ranked(ranked, [one["template"] for one in questions])
     options, likelihoods = [], []
@@ -108,16 +119,13 @@ def _figures(questions, ranked: Sequence[ranking.Question]):
     found = uncertainty.standard_errors(
         [scores.rank_classification], {"targets": options, "score": likelihoods}, values
     )
-    groups: dict[str, list[bool]] = {}
-    for one, got in zip(questions, ranked, strict=True):
-        groups.setdefault(one.get("task", ""), []).append(ranking.choose(got.logprobs) in got.right)
-    if len(groups) < 2:
+    tasks = [one.get("task", "") for one in questions]
+    if len(set(tasks)) < 2:
         return values, found, {}
-    figures = {task: statistics.mean(right) for task, right in groups.items()}
-    values["accuracy_over_tasks"] = sum(value for value, _ in figures.values()) / len(figures)
-    found["accuracy_over_tasks"] = statistics.error_of_mean([e for _, e in figures.values()])
-    by_task = {t: {"n": len(groups[t]), "accuracy": figures[t][0]} for t in sorted(groups)}
-    return values, found, by_task
+    right = [ranking.choose(got.logprobs) in got.right for got in ranked]
+    grouped = over_tasks(tasks, right)
+    values["accuracy_over_tasks"], found["accuracy_over_tasks"] = grouped.mean, grouped.error
+    return values, found, grouped.by_task
 
 
 def _reliability(ranked: Sequence[ranking.Question]) -> list[dict[str, Any]]:
@@ -169,48 +177,3 @@ def _right(row: Mapping[str, Any], options: Sequence[str], where: str) -> list[i
                 "its place, from 0, or its text"
             )
     return sorted(set(found))
-
-
-def _mmlu(folder: str | None, shots: int) -> list[dict[str, Any]]:
-    """MMLU: letters behind the question, `shots` worked examples of the subject before it.
-
-    The heading and the layout are those of the published evaluation, so that figures compare.
-    """
-    with benchmarks.corpora_in(folder):
-        tests = files.find("mmlu", "test/*_test.csv", how_to_get=_MMLU_FROM)
-    out = []
-    for path in tests:
-        subject = path.name.removesuffix("_test.csv")
-        before = f"The following are multiple choice questions (with answers) about {subject}."
-        before = before.replace("_", " ") + "\n\n"
-        dev = path.parent.parent / "dev" / f"{subject}_dev.csv"
-        known = list(_csv(dev)) if shots else []
-        if len(known) < shots:
-            raise errors.ConfigError(
-                f"only {len(known)} examples; --shots {shots}, {dev}; ask fewer"
-            )
-        for _, row in known[:shots]:
-            before += f"{_written(row)} {row['answer']}\n\n"
-        for where, row in _csv(path):
-            out.append(
-                {
-                    "key": where,
-                    "template": "",
-                    "task": subject,
-                    "prompt": before + _written(row),
-                    "options": list(_LETTERS),
-                    "right": [_LETTERS.index(row["answer"])],
-                }
-            )
-    return out
-
-
-def _csv(path: pathlib.Path):
-    for where, row in files.read_rows(path, header=_COLUMNS):
-        if row["answer"] not in set(_LETTERS):
-            raise errors.DataError(f"the answer is {row['answer']!r}; {where}; {_MMLU_FROM}")
-        yield where, row
-
-
-def _written(row: Mapping[str, str]) -> str:
-    return "\n".join([row["question"], *(f"{x}. {row[x]}" for x in _LETTERS), "Answer:"])

@@ -8,20 +8,23 @@ from typing import Any
 import jax
 
 from t5sft import errors
-from t5sft.data import prepare, templates, vocab
-from t5sft.evaluate import answering, at_model, report, results
+from t5sft.data import prepare, templates
+from t5sft.evaluate import answering, at_model, opening, report, results
 from t5sft.evaluate import steps as steps_lib
 from t5sft.evaluate import suites as suites_lib
-from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import start, state
 
 
 def evaluate(
     *,
-    model,
-    data: prepare.Data,
     model_dir: str,
+    model: Any = None,
+    data: prepare.Data | None = None,
+    vocabulary: str | None = None,
+    template: str | None = None,
+    system: str | None = None,
+    dtype: str | None = None,
     results_dir: str | None = None,
     suites: Sequence[tuple[str, str]] = (),
     task: str | None = None,
@@ -47,6 +50,7 @@ def evaluate(
     Every figure becomes a line of RESULTS_DIR/evaluation/results.jsonl and a point for TensorBoard.
 
     Args:
+      model_dir to dtype: see `opening.find`; of these SeqIO tasks need `data`, a benchmark none.
       results_dir: in place of model_dir for what is written; of bare weights evaluations/NAME.
       suites: (name, SeqIO task or mixture); a suite's figure is the mean over its tasks.
       task: one SeqIO task, mixture or benchmark in place of `suites`; none: the task trained on.
@@ -54,32 +58,27 @@ def evaluate(
       clusters: name -> tasks, to group the table.
       num_examples: at most so many examples of each task.
       buckets: padded prompt lengths, each compiled once; None: as few as waste little.
-      steps: checkpoints, as "200,400" or "all"; None: the newest, with result.json and pictures.
-      watch: each checkpoint as training writes it, until `last_step` is evaluated or none came for
-        wait_seconds; steps with results are passed over.
+      steps: as "200,400" or "all"; None: the newest, with result.json and pictures.
+      watch: each one without results as training writes it, until `last_step`, or none came for
+        wait_seconds.
       protocol: how a benchmark is asked, see `at_model.Options`.
 
-    Returns:
-      What result.json holds; otherwise {"results": lines of results.jsonl, "path"}.
+    Returns what result.json holds; otherwise {"results": lines of results.jsonl, "path"}.
     """
-    ready = _ready(model, data, batch_size, buckets, mesh_lib.resolve(mesh), rules)
-    if not watch:
-        start.find(model_dir, model, ready.vocabulary)  # before tasks are read, which takes longer
     options = at_model.Options(num_examples=num_examples, seed=seed, **protocol)
     name = at_model.benchmark_of(task, data, suites)
-    if name:
-        ready = ready._replace(buckets=None)  # the run's are as long as its own prompts
-        if split != "validation":
-            raise errors.ConfigError(f"--split has no effect on {name}; evaluate; leave it out")
-        measure = at_model.prepare(name, ready, options)
-    else:
-        suites = {task: task} if task else dict(suites or [(data.task, data.task)])
-        how = answering.Decoding(max_new_tokens=max_new_tokens)
-        at_model.refuse_unused(options, task or data.task)
-        measure = suites_lib.prepare(suites, data, split, ready, how, options)
-    about, target = describe(data, ready), steps_lib.home(model_dir, results_dir)
-    if options.output and (watch or (steps and not steps.isdecimal())):
-        raise errors.ConfigError("--output holds the answers of one step; evaluate; give --steps N")
+    _check(name, task or (data and data.task), data, split, model_dir, options)
+    _check_output(options, watch or bool(steps and not steps.isdecimal()))
+    ready = opening.find(
+        model_dir=model_dir, model=model, data=data, vocabulary=vocabulary, template=template,
+        system=system, dtype=dtype, batch_size=batch_size, mesh=mesh, rules=rules,
+    )  # fmt: skip
+    if not watch:  # before tasks are read, which takes longer
+        start.find(model_dir, ready.model, ready.vocabulary)
+    measure = _measure(name, task, data, suites, split, ready, max_new_tokens, options)
+    if not name:  # a benchmark's prompts have lengths of their own
+        ready = ready._replace(buckets=buckets)
+    about, target = describe(ready), steps_lib.home(model_dir, results_dir)
     if steps is None and not watch and not name:
         origin = (init_from, seed) if compare else None
         return _newest(model_dir, target, ready, measure, about, origin, clusters or {})
@@ -89,23 +88,42 @@ def evaluate(
     return _each(found, target, ready, measure, about)
 
 
-def describe(data: prepare.Data, ready: answering.Ready) -> dict[str, Any]:
+def _check(name: str | None, task, data, split: str, model_dir: str, options) -> None:
+    """Refuses what weights without a configuration cannot be asked, and what has no effect."""
+    if not name and data is None:
+        raise errors.ConfigError(
+            f"{task!r} is no benchmark; {model_dir}, weights without a configuration; name one "
+            f"({', '.join(at_model.names())}), or add the --gin_file that registers the SeqIO task"
+        )
+    if not name:
+        at_model.refuse_unused(options, task)
+    elif split != "validation":
+        raise errors.ConfigError(f"--split has no effect on {name}; evaluate; leave it out")
+
+
+def _check_output(options, are_many: bool) -> None:
+    if options.output and are_many:
+        raise errors.ConfigError("--output holds the answers of one step; evaluate; give --steps N")
+
+
+def _measure(name, task, data, suites, split, ready, length, options) -> suites_lib.Measure:
+    if name:
+        return at_model.prepare(name, ready, options)
+    how = answering.Decoding(max_new_tokens=length)
+    named = {task: task} if task else dict(suites or [(data.task, data.task)])
+    return suites_lib.prepare(named, data, split, ready, how, options)
+
+
+def describe(ready: answering.Ready) -> dict[str, Any]:
     """Returns what every figure depends on besides the task and the checkpoint."""
     return {
-        "template": data.template,
-        "template_sha256": templates.fingerprint(data.template),
-        "vocabulary": data.vocabulary,
+        "template": ready.template_name,
+        "template_sha256": templates.fingerprint(ready.template_name),
+        "vocabulary": ready.vocabulary.name,
         "vocabulary_sha256": ready.vocabulary.fingerprint(),
-        "system": data.system,
+        "system": ready.system,
         "dtype": ready.model.dtype,
     }
-
-
-def _ready(model, data: prepare.Data, batch_size, buckets, mesh, rules) -> answering.Ready:
-    vocabulary, template = vocab.load(data.vocabulary), templates.get(data.template)
-    start_id, system = vocabulary.pad_id, data.system
-    options = (system, start_id, batch_size, buckets, mesh, rules)
-    return answering.Ready(model, None, vocabulary, template, *options)
 
 
 def _load(path, ready: answering.Ready) -> answering.Ready:

@@ -13,11 +13,20 @@ from t5sft.data import records
 from t5sft.evaluate.answers import calibration, ranking, text
 
 
+class References(NamedTuple):
+    """The right answers of an example, and what copying would answer; see `references`."""
+
+    right: tuple[str, ...]
+    input: str | None = None
+    demonstration: str | None = None
+
+
 def _pairs(targets: Sequence, predictions: Sequence) -> list[list[str]]:
-    """The references of each prediction; a target may be a list of them."""
+    """The references of each prediction; a target may be several of them."""
     if len(targets) != len(predictions):
         raise ValueError(f"{len(targets)} targets and {len(predictions)} predictions")
-    return [[one] if isinstance(one, str) else list(one) for one in targets]
+    rights = [one.right if isinstance(one, References) else one for one in targets]
+    return [[one] if isinstance(one, str) else list(one) for one in rights]
 
 
 def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -40,8 +49,18 @@ def rouge(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
 
 
 def rouge_l(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """Super-NaturalInstructions' rougeL, in percent: the best of the references."""
-    return {"rougeL": text.rouge_l(_pairs(targets, predictions), predictions).values["rougeL"]}
+    """Super-NaturalInstructions' rougeL, in percent: the best of the references.
+
+    Where the targets of `references` tell what copying would answer: copy_input_rougeL and
+    copy_demonstration_rougeL beside it.
+    """
+    copies = {
+        f"{name}s": [getattr(one, name, None) for one in targets]
+        for name in ("input", "demonstration")
+    }
+    known: dict[str, Any] = {k: column for k, column in copies.items() if None not in column}
+    values = text.rouge_l(_pairs(targets, predictions), predictions, **known).values
+    return {name: value for name, value in values.items() if name.endswith("rougeL")}
 
 
 def bleu(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
@@ -50,12 +69,17 @@ def bleu(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
 
 
 def references(target: str, *, example: dict | None = None, is_target: bool = False) -> Any:
-    """SeqIO postprocess function: a target becomes all right answers its record names (a line
-    each), predictions stay."""
+    """SeqIO postprocess function: a target becomes the `References` of its record, predictions
+    stay.
+
+    The record's metadata: `references`, a JSON list of the right answers (without it the target is
+    the only one), and `input` and `demonstration`, what the baselines copy.
+    """
     if not is_target or example is None or "record" not in example:
         return target
-    named = json.loads(example["record"]).get("answer", "")
-    return named.split("\n") if named else [target]
+    told = json.loads(example["record"]).get("metadata", {})
+    right = tuple(json.loads(told["references"])) if "references" in told else (target,)
+    return References(right, told.get("input"), told.get("demonstration"))
 
 
 class Option(NamedTuple):

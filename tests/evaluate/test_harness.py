@@ -8,7 +8,7 @@ import pytest
 from evaluate.test_measuring import MODELS, likelihood, ready
 
 from t5sft import errors
-from t5sft.evaluate import harness
+from t5sft.evaluate import answering, harness
 
 
 class LM(abc.ABC):
@@ -87,6 +87,27 @@ def test_a_long_context_loses_its_beginning_never_the_continuation():
     assert len(row.inputs) + len(row.targets) - 1 == 8
     other = harness.pair(ready("encoder_decoder"), "x" * 50 + "end", "yes", 8)
     assert other.inputs == [*known.encode("xxxxend"), known.eos_id]
+
+
+@pytest.mark.parametrize("new", [4, 8, 256])
+def test_what_is_generated_takes_no_place_in_the_row_of_an_encoder(new, monkeypatch):
+    loaded, seen = ready("encoder_decoder"), []
+
+    def reply(loaded, prompts, how):
+        seen.extend(prompts)
+        return [answering.Reply([], "", True) for _ in prompts]
+
+    monkeypatch.setattr(answering, "reply", reply)
+    lm = harness.adapt(LM, loaded, 8)
+    lm.generate_until(requests(("x" * 50 + "end", {"max_gen_toks": new}), ("a", {})))
+    known = loaded.vocabulary
+    assert seen == [[*known.encode("xxxxend"), known.eos_id], [*known.encode("a"), known.eos_id]]
+
+
+def test_a_decoder_without_a_place_for_the_context_is_told():
+    lm = harness.adapt(LM, ready("decoder"), 8)
+    with pytest.raises(errors.ConfigError, match="8 new tokens leave no place"):
+        lm.generate_until(requests(("a", {"max_gen_toks": 8})))
 
 
 def test_without_the_harness_it_is_told(monkeypatch):

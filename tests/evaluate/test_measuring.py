@@ -9,7 +9,7 @@ from oracles import tiny
 
 from t5sft.data import define, prepare, records, sources, templates, vocab
 from t5sft.evaluate import answering, at_model, evaluator, ranks, scores, suites
-from t5sft.evaluate.answers import ranking
+from t5sft.evaluate.answers import mmlu, ranking
 
 BYTES = vocab.load("bytes")
 DATA = prepare.Data(task="toy", vocabulary="bytes", modules=("toy_task",), template="lines")
@@ -223,13 +223,37 @@ def test_mmlu_is_asked_as_published(tmp_path):
         folder = tmp_path / "mmlu" / part
         folder.mkdir(parents=True)
         (folder / f"high_school_sums_{part}.csv").write_text("\n".join(rows) + "\n")
-    found = ranks._mmlu(str(tmp_path), 1)
-    assert found[0]["prompt"] == (
-        "The following are multiple choice questions (with answers) about high school sums.\n\n"
+    asked = (
+        "The following are multiple choice questions (with answers) about{}high school sums.\n\n"
         "1+1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer: B\n\n"
         "2+2?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
     )
+    # hendrycks/test, evaluate.py: format_subject begins with a space, behind that of the line.
+    found = mmlu.questions(str(tmp_path), 1, "published")
+    assert found[0]["prompt"] == asked.format("  ")
+    assert mmlu.questions(str(tmp_path), 1, "harness")[0]["prompt"] == asked.format(" ")
     assert [one["right"] for one in found] == [[3], [2]]
+    again = tmp_path / "mmlu" / "test" / "high_school_sums_test.csv"
+    again.write_text(
+        "question,choice0,choice1,choice2,choice3,answer\n2+2?,1,2,3,4,3\n3?,1,2,3,4,2\n"
+    )
+    without_place = [{**one, "key": ""} for one in found]
+    assert [{**one, "key": ""} for one in mmlu.questions(str(tmp_path), 1, "published")] == (
+        without_place
+    )
+
+
+@pytest.mark.parametrize(
+    "template, layout, scored",
+    [("plain", "decoder", " B"), ("lines", "decoder", "B"), ("plain", "encoder_decoder", "B")],
+)
+def test_a_letter_of_mmlu_is_scored_alone_and_stands_as_in_the_shots(template, layout, scored):
+    loaded = ready(layout)._replace(template=templates.get(template))
+    row = ranks._letter(loaded, {"prompt": "2+2?\nAnswer:"}, "B")
+    assert BYTES.decode(row.ids.targets) == scored
+    assert len(row.weights) == len(row.ids.targets)
+    border = "\n" if template == "lines" else ""
+    assert BYTES.decode(row.ids.inputs).removeprefix("\0") == f"2+2?\nAnswer:{border}"
 
 
 def test_postprocessing_sees_the_other_features_of_an_example():

@@ -87,7 +87,7 @@ def test_mistakes_are_told(folder):
 @pytest.mark.parametrize(
     "task, flags",
     [
-        ("mmlu", {"style": "direct"}),
+        ("rank", {"style": "direct"}),
         ("gsm8k", {"temperature": 0.7}),
         ("gsm8k", {"samples": 4}),
         ("humaneval", {"shots": 3}),

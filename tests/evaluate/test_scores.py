@@ -1,5 +1,7 @@
 """Exact match is the share of answers that are right."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,25 @@ def test_worked_example():
 )
 def test_only_white_space_at_the_ends_is_forgiven(target, prediction, is_right):
     assert scores.exact_match([target], [prediction]) == {"exact_match": is_right}
+
+
+def test_each_reference_is_one_answer_whatever_it_holds():
+    """A poem of two lines is one right answer; neither of its lines is."""
+    told = {"references": json.dumps(["one\ntwo", "three"]), "input": "one", "demonstration": "x"}
+    example = {"record": json.dumps({"metadata": told})}
+    target = scores.references("three", example=example, is_target=True)
+    assert target.right == ("one\ntwo", "three")
+    given = ["one", "one\ntwo", "three"]
+    assert scores.exact_match([target] * 3, given) == {"exact_match": pytest.approx(2 / 3)}
+    assert scores.rouge_l([target], ["one"]) == {
+        "rougeL": pytest.approx(200 / 3),
+        "copy_input_rougeL": pytest.approx(200 / 3),
+        "copy_demonstration_rougeL": 0.0,
+    }
+    assert scores.references("one", example=example, is_target=False) == "one"
+    alone = scores.references("a\nb", example={"record": "{}"}, is_target=True)
+    assert alone == (("a\nb",), None, None)
+    assert set(scores.rouge_l([target, alone], ["a", "b"])) == {"rougeL"}
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("ab")), min_size=1, max_size=9))

@@ -91,19 +91,22 @@ def data_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("T5SFT_DATA") or "~/t5sft_data").expanduser()
 
 
-def find(corpus: str, pattern: str, *, how_to_get: str) -> list[pathlib.Path]:
-    """Returns the files of a corpus: `pattern` in the folder `corpus` of `data_folder()`.
+def find(
+    corpus: str, pattern: str, *, how_to_get: str, root: str | pathlib.Path | None = None
+) -> list[pathlib.Path]:
+    """Returns the files of a corpus: `pattern` in the folder `corpus` of `root`.
 
-    $T5SFT_DATA may be the corpus's own folder, too.
+    The root may be the corpus's own folder, too.
 
     Args:
       pattern: a file, glob or directory, relative to the corpus's folder.
       how_to_get: what to fetch, and from where, for the message when nothing is there.
+      root: the folder of all corpora; None: `data_folder()`.
 
     Raises:
       DataError: nothing there, or a file outside of the folder.
     """
-    root = data_folder()
+    root = pathlib.Path(root).expanduser() if root else data_folder()
     folder = root if root.name == corpus and not (root / corpus).exists() else root / corpus
     if ".." in pathlib.PurePath(pattern).parts or pathlib.PurePath(pattern).is_absolute():
         raise errors.DataError(f"a path that leaves its folder; {pattern}; name a file below it")

@@ -1,16 +1,14 @@
 """The tasks whose answers are scored by name: their questions and their metrics."""
 
-import contextlib
 import gzip
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5sft import errors
 from t5sft.data import files
-from t5sft.evaluate.answers import extraction, ifeval, statistics, text
+from t5sft.evaluate.answers import extraction, ifeval, mmlu, statistics, text
 
 Question = Mapping[str, Any]
 UNASKED = "unasked"  # marks a question whose prompt only names its place
@@ -57,21 +55,6 @@ def is_known(name: str) -> bool:
     return name in names() or (name.startswith("bbh_") and name[4:] in extraction.BBH_TASKS)
 
 
-@contextlib.contextmanager
-def corpora_in(folder: str | None) -> Iterator[None]:
-    """Takes a folder in place of T5SFT_DATA; None: takes that."""
-    before = os.environ.get("T5SFT_DATA")
-    if folder is not None:
-        os.environ["T5SFT_DATA"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("T5SFT_DATA", None)
-        else:
-            os.environ["T5SFT_DATA"] = before
-
-
 def _published(corpus: str, file: str, how_to_get: str, *fields: str):
     """Questions from a corpus's file: that of T5SFT_DATA, of a folder in its place, or given."""
 
@@ -80,8 +63,7 @@ def _published(corpus: str, file: str, how_to_get: str, *fields: str):
         if path is not None and path.is_file():
             found = [path]
         else:
-            with corpora_in(str(path) if path else None):
-                found = files.find(corpus, file, how_to_get=how_to_get)
+            found = files.find(corpus, file, how_to_get=how_to_get, root=path)
         questions = []
         for where, row in files.read_rows(found):
             absent = [field for field in fields if field not in row]
@@ -105,12 +87,8 @@ def bbh_prompt(task: str, data: str | None) -> list[pathlib.Path]:
     folder = pathlib.Path(data).expanduser() if data else None
     if folder is not None and folder.is_file():
         folder = folder.parent.parent.parent  # of bbh/tasks/NAME.json
-    with corpora_in(str(folder) if folder else None):
-        how = (
-            "fetch the folder cot-prompts of github.com/suzgunmirac/BIG-Bench-Hard as "
-            "bbh/cot_prompts"
-        )
-        return files.find("bbh", f"cot_prompts/{task}.txt", how_to_get=how)
+    how = "fetch the folder cot-prompts of github.com/suzgunmirac/BIG-Bench-Hard as bbh/cot_prompts"
+    return files.find("bbh", f"cot_prompts/{task}.txt", how_to_get=how, root=folder)
 
 
 def _score_gsm8k(
@@ -131,7 +109,7 @@ def _score_gsm8k(
         found = {name: extract(response) for name, extract in extraction.GSM8K.items()}
         right = {name: answer == target for name, answer in found.items()}
         verdicts.append({"target": target, "extracted": found[rule], "right": right})
-    return _by_rule(verdicts, rule, extraction.GSM8K)
+    return statistics.by_rule(verdicts, rule, extraction.GSM8K)
 
 
 def _bbh(*tasks: str) -> Benchmark:
@@ -158,34 +136,14 @@ def _bbh(*tasks: str) -> Benchmark:
             right = {n: extraction.equals(task, one, target) for n, one in found.items()}
             right["exact"] = found[rule] == target
             verdicts.append({"target": target, "extracted": found[rule], "right": right})
-        scores = _by_rule(verdicts, rule, [*extraction.BBH, "exact"])
+        scores = statistics.by_rule(verdicts, rule, [*extraction.BBH, "exact"])
         if len(tasks) == 1:
             return scores
-        groups: dict[str, list[bool]] = {}
-        for question, verdict in zip(questions, verdicts, strict=True):
-            groups.setdefault(question["task"], []).append(verdict["is_right"])
-        figures = {task: statistics.mean(right) for task, right in groups.items()}
-        mean = sum(value for value, _ in figures.values()) / len(figures)
-        scores.values["accuracy_over_tasks"] = mean
-        scores.standard_errors["accuracy_over_tasks"] = statistics.error_of_mean(
-            [error for _, error in figures.values()]
-        )
-        return scores._replace(
-            by_group={
-                t: {"n": len(right), "accuracy": figures[t][0]} for t, right in groups.items()
-            }
-        )
+        right = [one["is_right"] for one in scores.verdicts]
+        names = [question["task"] for question in questions]
+        return statistics.with_tasks(scores, statistics.over_tasks(names, right))
 
     return Benchmark("input", load, score, tuple(extraction.BBH))
-
-
-def _by_rule(verdicts: list[dict], rule: str, names) -> statistics.Scores:
-    """accuracy by the chosen rule, accuracy_NAME by each."""
-    columns = {"accuracy": [one["right"][rule] for one in verdicts]}
-    columns |= {f"accuracy_{name}": [one["right"][name] for one in verdicts] for name in names}
-    for verdict in verdicts:
-        verdict["extraction"], verdict["is_right"] = rule, verdict["right"][rule]
-    return statistics.Scores(*statistics.means(columns), verdicts)
 
 
 def own_references(data: str | None, rows: Rows) -> list[dict]:
@@ -296,6 +254,9 @@ _BENCHMARKS: dict[str, Benchmark] = {
         ),
         _score_gsm8k,
         tuple(extraction.GSM8K),
+    ),
+    mmlu.NAME: Benchmark(
+        "prompt", lambda data, rows: mmlu.questions(data), mmlu.score, tuple(extraction.BBH)
     ),
     "exact_match": _compare(text.exact_match),
     "squad": _compare(text.squad),

@@ -9,8 +9,8 @@ _NEXT_QUESTION = re.compile(r"\n\s*(?:Q|Question)\s*:")
 
 
 def _plain(number: str) -> str:
-    """Without thousands separators, currency and a final full stop: "$1,000." is "1000"."""
-    return re.sub(r"[,$]", "", number).rstrip(".")
+    """Without thousands separators, currency and one final full stop: "$1,000." is "1000"."""
+    return re.sub(r"[,$]", "", number).removesuffix(".")
 
 
 def _strict(text: str) -> str | None:
@@ -76,9 +76,15 @@ BBH: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def _option(text: str) -> str | None:
-    found = re.match(r"\(([A-Z])\)", text) or re.match(r"([A-Z])(?:[).:,]|\s*$)", text)
-    return f"({found[1]})" if found else None
+_ANOTHER = re.compile(r"\)?\s*(?:or|and|[,/&])\s*(?:\([A-Z]\)|[A-Z][.)]*\s*$)")
+
+
+def option(text: str) -> str | None:
+    """The letter that the answer begins with; "(A) or (B)" chooses none."""
+    found = re.match(r"\(([A-Z])\)", text) or re.match(r"([A-Z])(?:[).:,\n]|\s*$)", text)
+    if found is None or _ANOTHER.match(text, found.end(1)):
+        return None
+    return f"({found[1]})"
 
 
 def _word(*words: str) -> Callable[[str], str | None]:
@@ -110,29 +116,29 @@ _YES_NO = _word("yes", "no")
 BBH_TASKS: dict[str, Callable[[str], str | None]] = {
     "boolean_expressions": _word("true", "false"),
     "causal_judgement": _YES_NO,
-    "date_understanding": _option,
-    "disambiguation_qa": _option,
+    "date_understanding": option,
+    "disambiguation_qa": option,
     "dyck_languages": _brackets,
     "formal_fallacies": _word("valid", "invalid"),
-    "geometric_shapes": _option,
-    "hyperbaton": _option,
-    "logical_deduction_five_objects": _option,
-    "logical_deduction_seven_objects": _option,
-    "logical_deduction_three_objects": _option,
-    "movie_recommendation": _option,
+    "geometric_shapes": option,
+    "hyperbaton": option,
+    "logical_deduction_five_objects": option,
+    "logical_deduction_seven_objects": option,
+    "logical_deduction_three_objects": option,
+    "movie_recommendation": option,
     "multistep_arithmetic_two": _number,
     "navigate": _YES_NO,
     "object_counting": _number,
-    "penguins_in_a_table": _option,
-    "reasoning_about_colored_objects": _option,
-    "ruin_names": _option,
-    "salient_translation_error_detection": _option,
-    "snarks": _option,
+    "penguins_in_a_table": option,
+    "reasoning_about_colored_objects": option,
+    "ruin_names": option,
+    "salient_translation_error_detection": option,
+    "snarks": option,
     "sports_understanding": _YES_NO,
-    "temporal_sequences": _option,
-    "tracking_shuffled_objects_five_objects": _option,
-    "tracking_shuffled_objects_seven_objects": _option,
-    "tracking_shuffled_objects_three_objects": _option,
+    "temporal_sequences": option,
+    "tracking_shuffled_objects_five_objects": option,
+    "tracking_shuffled_objects_seven_objects": option,
+    "tracking_shuffled_objects_three_objects": option,
     "web_of_lies": _YES_NO,
     "word_sorting": _words,
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from t5sft import errors
 from t5sft.data import files
-from t5sft.evaluate.answers import benchmarks, judge, statistics
+from t5sft.evaluate.answers import judge, statistics
 
 NAMES = ("mt_bench", "pairwise")
 _FROM = "fetch fastchat/llm_judge/data of github.com/lm-sys/FastChat as mt_bench"
@@ -26,18 +26,17 @@ _SYSTEM = (
 _PAIR = "Request:\n{question}\n\nAnswer A:\n{answer_a}\n\nAnswer B:\n{answer_b}"
 
 
-def _folder(data: str | None):
+def _find(file: str, data: str | None) -> pathlib.Path:
+    """Returns a file of MT-bench; `data`: the folder, or its question file."""
     path = pathlib.Path(data).expanduser() if data else None
-    return benchmarks.corpora_in(
-        str(path.parent if path and path.is_file() else path or "") or None
-    )
+    root = path.parent if path and path.is_file() else path
+    (found,) = files.find("mt_bench", file, how_to_get=_FROM, root=root)
+    return found
 
 
 def questions(data: str | None) -> list[dict[str, Any]]:
     """Returns MT-bench's questions: question_id, category, turns, reference (or None)."""
-    with _folder(data):
-        (asked,) = files.find("mt_bench", "question.jsonl", how_to_get=_FROM)
-        (known,) = files.find("mt_bench", "reference_answer_gpt4.jsonl", how_to_get=_FROM)
+    asked, known = _find("question.jsonl", data), _find("reference_answer_gpt4.jsonl", data)
     references = {
         row["question_id"]: row["choices"][0]["turns"] for _, row in files.read_rows(known)
     }
@@ -49,9 +48,7 @@ def questions(data: str | None) -> list[dict[str, Any]]:
 
 def prompts(data: str | None) -> dict[str, dict[str, Any]]:
     """Returns MT-bench's judge prompts by name."""
-    with _folder(data):
-        (path,) = files.find("mt_bench", "judge_prompts.jsonl", how_to_get=_FROM)
-    return {row["name"]: row for _, row in files.read_rows(path)}
+    return {row["name"]: row for _, row in files.read_rows(_find("judge_prompts.jsonl", data))}
 
 
 def _chosen(known: Mapping[str, dict], kind: str, question: Mapping, turn: int) -> dict[str, Any]:

@@ -166,6 +166,11 @@ def _within(prompt: str, places: Mapping[str, list[int]]) -> list[int]:
     found = places.get(bare(prompt))
     if found is not None:
         return found
+    parts = prompt.split("\n\n")  # the last of few shots, mostly
+    for first in range(len(parts) - 1, 0, -1):
+        found = places.get(bare("\n\n".join(parts[first:])))
+        if found is not None:
+            return found
     text = " ".join(prompt.split())
     held = [
         (text.rfind(question) + len(question), len(question), question)

@@ -12,7 +12,7 @@ from typing import Any
 from t5sft import errors
 from t5sft.data import files
 from t5sft.evaluate import sandbox
-from t5sft.evaluate.answers import benchmarks, statistics
+from t5sft.evaluate.answers import statistics
 
 NAME = "humaneval"
 _FIELDS = ("task_id", "prompt", "entry_point", "test")
@@ -43,8 +43,7 @@ def questions(data: str | None) -> list[dict[str, Any]]:
     if path is not None and path.is_file():
         found = [path]
     else:
-        with benchmarks.corpora_in(data):
-            found = files.find(NAME, "HumanEval.jsonl*", how_to_get=how)
+        found = files.find(NAME, "HumanEval.jsonl*", how_to_get=how, root=path)
     out = []
     for where, row in files.read_rows(found):
         if not all(isinstance(row.get(field), str) for field in _FIELDS):

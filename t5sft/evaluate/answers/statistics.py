@@ -1,7 +1,7 @@
 """Means and their standard errors."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -12,6 +12,56 @@ class Scores(NamedTuple):
     standard_errors: dict[str, float | None]  # None: fewer than two questions, or not known
     verdicts: list[dict[str, Any]]  # one a question
     by_group: Mapping[str, Mapping[str, float]] = {}
+
+
+class OverTasks(NamedTuple):
+    """Figures of several tasks; the mean over tasks counts each alike, however long it is."""
+
+    mean: float
+    error: float | None
+    by_task: Mapping[str, Mapping[str, float]]  # task -> n, accuracy
+
+
+def over_tasks(tasks: Sequence[str], values: Sequence[float]) -> OverTasks:
+    """Returns the mean of the tasks' means.
+
+    Args:
+      tasks: the task of each value.
+
+    Example:
+      a a a b, 1 1 1 0   0.5 (over all values 0.75)
+    """
+    groups: dict[str, list[float]] = {}
+    for task, value in zip(tasks, values, strict=True):
+        groups.setdefault(task, []).append(value)
+    figures = {task: mean(group) for task, group in groups.items()}
+    average = sum(value for value, _ in figures.values()) / len(figures)
+    error = error_of_mean([error for _, error in figures.values()])
+    by_task = {t: {"n": len(groups[t]), "accuracy": figures[t][0]} for t in sorted(groups)}
+    return OverTasks(average, error, by_task)
+
+
+def with_tasks(scores: Scores, found: OverTasks) -> Scores:
+    """Adds accuracy_over_tasks, and each task's figures as groups."""
+    return Scores(
+        {**scores.values, "accuracy_over_tasks": found.mean},
+        {**scores.standard_errors, "accuracy_over_tasks": found.error},
+        scores.verdicts,
+        found.by_task,
+    )
+
+
+def by_rule(verdicts: list[dict[str, Any]], rule: str, names: Iterable[str]) -> Scores:
+    """Returns accuracy by the chosen rule and accuracy_NAME by each.
+
+    Args:
+      verdicts: one a question, with `right`: rule -> whether it finds the right answer; the name of
+        the rule and its verdict are added to each.
+    """
+    columns = {"accuracy": [one["right"][rule] for one in verdicts]}
+    columns |= {f"accuracy_{name}": [one["right"][name] for one in verdicts] for name in names}
+    told = [{**one, "extraction": rule, "is_right": one["right"][rule]} for one in verdicts]
+    return Scores(*means(columns), told)
 
 
 def mean(values: Sequence[float]) -> tuple[float, float | None]:

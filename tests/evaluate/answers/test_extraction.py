@@ -13,6 +13,8 @@ from t5sft.evaluate.answers import extraction
         ("#### 18\n#### 19", "18", "19", None, None),
         ("####18", None, "18", None, None),
         ("#### -7.", "-7", "-7", None, None),
+        # lm-evaluation-harness drops one full stop: "18.." is not 18.
+        ("#### 18...", "18..", "18..", None, None),
         ("The answer is $1,200. Then 5.", None, "5", "1200", None),
         ("so the final answer is: 3", None, "3", "3", None),
         (r"\[\boxed{5}\] and \boxed{\$1,002}", None, "1002", None, "1002"),
@@ -60,6 +62,10 @@ def test_bbh(response, chain, direct):
         ("snarks", "(B) the dog", "(B)", True),
         ("snarks", "B dogs", "(B)", False),
         ("snarks", "(A) or (B)", "(B)", False),
+        ("snarks", "(A) or (B)", "(A)", False),  # Suzgun et al. count none right: 5 of 178
+        ("ruin_names", "(B), (C)", "(B)", False),
+        ("ruin_names", "A and B.", "(A)", False),
+        ("snarks", "(B) A dog and (A)", "(B)", True),
         ("navigate", "no", "No", True),
         ("navigate", "Yes, because it is", "Yes", True),
         ("navigate", "No one does", "No", False),

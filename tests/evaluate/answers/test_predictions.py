@@ -75,6 +75,27 @@ def test_gsm8k_by_the_rule_the_answers_are_written_for(corpora, tmp_path, capsys
     assert found["metrics"]["accuracy"] == 0
 
 
+def test_mmlu_over_questions_and_over_subjects(corpora, tmp_path, capfd):
+    """The mean over questions (Hendrycks et al.'s script) is not that over subjects."""
+    folder = corpora / "mmlu" / "test"
+    folder.mkdir(parents=True)
+    (folder / "astronomy_test.csv").write_text("1+1?,2,3,4,5,A\n2+2?,2,3,4,5,C\n3+3?,6,7,8,9,A\n")
+    (folder / "virology_test.csv").write_text("Q?,w,x,y,z,D\n")
+    shot = "The following are multiple choice questions (with answers) about astronomy.\n\n0?"
+    shots = f"{shot}\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer: A\n\n2+2?\nA. 2\nB. 3\nC. 4\nD. 5\nAnswer:"
+    given = [
+        {"index": 0, "response": " A\n\n1+2?"},
+        {"prompt": shots, "response": "So the answer is (C) 4."},
+        {"index": 2, "response": "A or B"},
+        {"index": 3, "response": "A"},
+    ]
+    found, _ = run(capfd, write(tmp_path / "p.jsonl", given), "--task", "mmlu")
+    assert found["metrics"]["accuracy"] == 0.5
+    assert found["metrics"]["accuracy_over_tasks"] == pytest.approx(1 / 3)
+    assert found["by_kind"]["category_stem"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
+    assert found["by_kind"]["virology"] == {"n": 1, "accuracy": 0.0}
+
+
 def test_what_is_left_out_is_told_and_judgements_are_written(corpora, tmp_path, capsys):
     file = gsm8k(tmp_path / "elsewhere")
     given = [
