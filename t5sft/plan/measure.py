@@ -96,35 +96,6 @@ class Plan:
         }
 
 
-def lower(recipe: Recipe, mesh: Mesh) -> tuple[Any, state.State, dict]:
-    """Traces the step as training does; returns (lowered, abstract state, abstract batch).
-
-    Raises:
-      ConfigError: the batch or a parameter does not divide over the mesh.
-    """
-    (batch_size,) = {shape.shape[0] for shape in recipe.shapes.values()}
-    step_lib.check_batch(batch_size, recipe.microbatches, mesh, recipe.rules)
-    like = state.abstract(recipe.model, recipe.optimizer, mesh, recipe.rules, recipe.guard)
-    update = step_lib.make_update(
-        recipe.model,
-        recipe.objective,
-        recipe.optimizer,
-        like=like,
-        mesh=mesh,
-        rules=recipe.rules,
-        batch_shapes=recipe.shapes,
-        microbatches=recipe.microbatches,
-        seed=recipe.seed,
-        guard=recipe.guard,
-    )
-    placed = step_lib.batch_shardings(recipe.shapes, mesh, recipe.rules)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placed[name])
-        for name, shape in recipe.shapes.items()
-    }
-    return update.lower(like, batch), like, batch
-
-
 @contextlib.contextmanager
 def compiled_anew():
     """Keeps JAX's cache of programs out: how long the compiler takes is told, too.
@@ -152,7 +123,17 @@ def plan(recipe: Recipe, place: topology.Topology, *, hlo_file: str | None = Non
       ConfigError: the recipe does not divide over the topology.
     """
     mesh = mesh_lib.resolve(recipe.mesh, topology.devices(place))
-    lowered, like, batch = lower(recipe, mesh)
+    like, batch, lowered = step_lib.trace(
+        recipe.model,
+        recipe.objective,
+        recipe.optimizer,
+        batch_shapes=recipe.shapes,
+        microbatches=recipe.microbatches,
+        seed=recipe.seed,
+        mesh=mesh,
+        rules=recipe.rules,
+        guard=recipe.guard,
+    )
     options = step_lib.of_platform(recipe.compiler_options, mesh)
     begun = time.perf_counter()
     try:

@@ -98,7 +98,11 @@ def search(
         if plan.seconds is not None and plan.counts is not None
     ]
     fit += [found(*guess) for guess in ranked[:SHOWN]]
-    return sorted(fit, key=lambda each: (each.seconds.predicted, each.peak))
+
+    def key(each: Found) -> tuple[float, bool, float]:  # of equals first what is sure
+        return round(each.seconds.predicted, 6), each.plan is None, each.peak
+
+    return sorted(fit, key=key)
 
 
 class Guess(NamedTuple):

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +182,54 @@ class Program(NamedTuple):
     peak_seconds: float | None = None  # of a step if the chips did nothing else; None: not known
 
 
+class Traced(NamedTuple):
+    """A step that is not compiled yet."""
+
+    like: state.State  # abstract, with shardings
+    batch: dict  # the same of a batch
+    lowered: Any  # jax.stages.Lowered
+
+
+def trace(
+    model,
+    objective: Callable,
+    optimizer: optim.Optimizer,
+    *,
+    batch_shapes,
+    microbatches: int,
+    seed: int,
+    mesh,
+    rules,
+    guard=None,
+) -> Traced:
+    """Traces the step of a run, as it is compiled for training and for a plan.
+
+    Raises:
+      ConfigError: the batch or a parameter does not divide over the mesh.
+    """
+    (batch_size,) = {shape.shape[0] for shape in batch_shapes.values()}
+    check_batch(batch_size, microbatches, mesh, rules)
+    like = state.abstract(model, optimizer, mesh, rules, guard)
+    update = make_update(
+        model,
+        objective,
+        optimizer,
+        like=like,
+        mesh=mesh,
+        rules=rules,
+        batch_shapes=batch_shapes,
+        microbatches=microbatches,
+        seed=seed,
+        guard=guard,
+    )
+    placed = batch_shardings(batch_shapes, mesh, rules)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placed[name])
+        for name, shape in batch_shapes.items()
+    }
+    return Traced(like, batch, update.lower(like, batch))
+
+
 def build(
     model,
     objective: Callable,
@@ -203,16 +251,21 @@ def build(
     Raises:
       ConfigError: the batch or a parameter does not divide over the mesh.
     """
-    (batch_size,) = {shape.shape[0] for shape in batch_shapes.values()}
-    check_batch(batch_size, microbatches, mesh, rules)
-    like = state.abstract(model, optimizer, mesh, rules, guard)
-    placed = {"like": like, "mesh": mesh, "rules": rules, "batch_shapes": batch_shapes}
-    update = make_update(
-        model, objective, optimizer, microbatches=microbatches, seed=seed, guard=guard, **placed
+    traced = trace(
+        model,
+        objective,
+        optimizer,
+        batch_shapes=batch_shapes,
+        microbatches=microbatches,
+        seed=seed,
+        mesh=mesh,
+        rules=rules,
+        guard=guard,
     )
+    placed = {"like": traced.like, "mesh": mesh, "rules": rules, "batch_shapes": batch_shapes}
     return Program(
-        like,
-        batch_shardings(batch_shapes, mesh, rules),
-        update.lower(like, batch_shapes).compile(of_platform(compiler_options, mesh)),
+        traced.like,
+        {name: leaf.sharding for name, leaf in traced.batch.items()},
+        traced.lowered.compile(of_platform(compiler_options, mesh)),
         make_evaluate(model, objective, **placed),
     )

@@ -75,8 +75,8 @@ def test_compiles_what_should_be_faster_and_stops_where_nothing_is(compiler, cap
     assert compiled[0].setting.remat in ("dots", "dots_offload")
     assert compiled[-1].setting.remat == "full"  # the recipe's own
     assert compiled[0].seconds.predicted < 0.8 * compiled[-1].seconds.predicted
-    times = [each.seconds.predicted for each in got]
-    assert times == sorted(times)
+    order = [(round(each.seconds.predicted, 6), each.plan is None) for each in got]
+    assert order == sorted(order)  # of equals the compiled first
     assert "no other setting should fit and be faster" in capsys.readouterr().err
 
 
