@@ -10,7 +10,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.convert import describe
-from t5sft.data import prepare
+from t5sft.data import prepare, templates
 from t5sft.train import guard as guard_lib
 from t5sft.train import hosts, start, state
 from t5sft.train import position as position_lib
@@ -116,7 +116,7 @@ def _compare(restored, saved: position_lib.Position, identity, facts, allow_chan
         before["tokenizer"] = restored.run.get("vocabulary_sha256", facts["vocabulary_sha256"])
         after["tokenizer"] = facts["vocabulary_sha256"]
     if before.get("data") != after.get("data"):
-        before["template"], after["template"] = restored.run.get("template"), facts["template"]
+        before["template"], after["template"] = _templates(restored.run, facts)
     changed = position_lib.differences(before, after)
     if not changed:
         return
@@ -130,6 +130,14 @@ def _compare(restored, saved: position_lib.Position, identity, facts, allow_chan
     say(f"{what}: allowed")
     if set(changed) - {"batch_size", "tokenizer"}:
         say("a position means nothing in other data: they are read from their start, batch 0")
+
+
+def _templates(*runs) -> list[str | None]:
+    """Returns the name of each run's template, or its digest where only its text is another."""
+    names = [run.get("template") for run in runs]
+    texts = [run.get("template_sha256") for run in runs]
+    is_only_text = names[0] == names[1] and None not in texts
+    return [text[:16] for text in texts] if is_only_text else names
 
 
 def changed_settings(before: str, after: str) -> list[str]:
@@ -169,6 +177,7 @@ def facts(config: str, data: prepare.Data, vocabulary, model) -> dict:
         "vocabulary_sha256": vocabulary.fingerprint(),
         "model": describe.to_json(model),
         "template": data.template,
+        "template_sha256": templates.fingerprint(data.template),
         "logical_axes": json.loads(json.dumps(model.abstract()[1])),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
