@@ -1,4 +1,4 @@
-"""A run goes on with the same tokenizer, template and data, or is refused by name unless allowed."""
+"""Another tokenizer, template or data in a resumed run: named, and refused unless allowed."""
 
 import dataclasses
 import io
