@@ -137,18 +137,25 @@ class Checkpointer:
         """Returns when the save in progress is committed and old steps are removed.
 
         Raises:
-          StorageError: it could not be written. Earlier steps are intact.
+          StorageError: it could not be written, or old ones not be removed. Earlier steps are
+            intact.
         """
         step, self._in_flight = self._in_flight, None
         if step is None:
             return
         try:
             self._orbax.wait_until_finished()
-            if jax.process_index() == 0:
-                self._retire(step)
         except FAILURES as error:
             self._current = None
             raise self._not_saved(step, error) from error
+        try:
+            if jax.process_index() == 0:
+                self._retire(step)
+        except OSError as error:
+            raise errors.StorageError(
+                f"step {step} is saved, but older ones cannot be removed ({error}); "
+                f"{self._directory}; free or mend the storage and start again"
+            ) from error
 
     def close(self) -> None:
         """Waits as `wait` does, then frees Orbax's threads."""
@@ -263,12 +270,14 @@ class Checkpointer:
         free = shutil.disk_usage(self._directory).free
         if free < needed:
             raise errors.StorageError(
-                f"no room for step {step}: it needs {needed / 1e9:.3f} GB, {free / 1e9:.3f} GB "
+                f"no room for step {step}: it needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
                 f"are free; {self._directory}; free space or keep fewer steps"
             )
 
     def _not_saved(self, step: int, error: Exception) -> errors.StorageError:
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if len(reason) > 300:  # TensorStore names the file, then what wraps it, and last the cause
+            reason = f"{reason[:60]}...{reason[-220:]}"
         return errors.StorageError(
             f"step {step} could not be written ({reason}); {self._directory}; earlier steps are "
             "intact: free or mend the storage and start again"

@@ -1,6 +1,8 @@
 """What lies in one checkpoint directory: writing it sealed, verifying it, reading it back."""
 
 import concurrent.futures
+import logging
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +17,33 @@ from t5sft.train import manifest
 
 CHUNK_BYTES = 64 << 20  # read, decoded and compressed at once
 _SAVE_SECONDS = 3600  # longest background write before it counts as failed
+
+
+# What threads and tasks tell of a write that failed, a traceback for every array of a model. The
+# first such error is raised from `wait_until_finished` as well, and told to the user once.
+_TWICE = (
+    "Task exception was never retrieved",  # asyncio, of tasks that Orbax gathers
+    "_SignalingThread.run() raised an exception",  # Orbax, of what it raises later
+    "Commit callback in background save thread",  # Orbax, of the same
+    "Event loop is closed",  # TensorStore, of arrays still being written when Orbax gave up
+)
+
+
+def _tell_once() -> None:
+    for name in ("asyncio", "absl"):
+        logging.getLogger(name).addFilter(
+            lambda record: not any(text in record.getMessage() for text in _TWICE)
+        )
+    plain = sys.unraisablehook
+
+    def hook(raised):
+        if str(raised.exc_value) not in _TWICE:
+            plain(raised)
+
+    sys.unraisablehook = hook
+
+
+_tell_once()
 
 
 class _SealingHandler(ocp.CompositeCheckpointHandler):
