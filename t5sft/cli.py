@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import t5sft
-from t5sft.errors import ConfigError, StorageError, T5sftError, suggest
+from t5sft.errors import ConfigError, DistributedError, StorageError, T5sftError, suggest
 from t5sft.verbs import MACRO_FLAGS, MANY, PROCESS_FLAGS, VERBS
 
+_Write = Callable[..., None]  # takes the object of --json
 _PLACE = ("coordinator", "num_processes", "process_id")
 _EPILOG = """\
   --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
@@ -139,7 +140,7 @@ def _score_predictions(given: dict[str, Any], bindings: Sequence[str]) -> Any:
     return predictions.score(**{name: given[name] for name in names if name in given})
 
 
-def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> Any:
+def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str], write: _Write) -> Any:
     given = {name: value for name, value in vars(flags).items() if value not in (None, [])}
     if verb == "evaluate" and "predictions" in given:
         return _score_predictions(given, bindings)
@@ -168,27 +169,41 @@ def _launch(verb: str, flags: argparse.Namespace, bindings: Sequence[str]) -> An
     _set_environment()
     if verb not in MANY:
         return launch.run(configuration, **arguments)
-    from t5sft.parallel import processes
+    from t5sft.parallel import peers, processes
+
+    def end(error: DistributedError) -> NoReturn:
+        write(_failure(*_explain(error)), at_once=True)
+        peers.end_process(error)
 
     joining = {name: given[name] for name in PROCESS_FLAGS if name in given}
     place = processes.find(**{name: joining.pop(name, None) for name in _PLACE})
-    with processes.joined(place, **joining):  # before a device is touched
+    with processes.joined(place, **joining, end=end):  # before a device is touched
         return launch.run(configuration, **arguments)
 
 
 @contextlib.contextmanager
-def _only_json_on_stdout(is_wanted: bool) -> Iterator[Callable[[dict], None]]:
-    """Sends everything but the one object to stderr, also what libraries in C print."""
+def _only_json_on_stdout(is_wanted: bool) -> Iterator[_Write]:
+    """Sends everything but the one object to stderr, also what libraries in C print.
+
+    Yields what takes the object; `at_once` where the process ends before this block does.
+    """
     if not is_wanted:
-        yield lambda result: None
+        yield lambda result, at_once=False: None
         return
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
     objects: list[dict] = []
+
+    def write(result: dict, at_once: bool = False) -> None:
+        if at_once:
+            os.write(real, f"{json.dumps(result, default=str)}\n".encode())
+        else:
+            objects.append(result)
+
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            yield objects.append
+            yield write
     finally:
         os.dup2(real, 1)
         os.close(real)
@@ -210,6 +225,10 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
     return "INTERNAL", message, 1
 
 
+def _failure(name: str, message: str, code: int) -> dict[str, Any]:
+    return {"error": name, "message": message, "exit_code": code}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     code = _main(list(sys.argv[1:] if arguments is None else arguments))
@@ -229,7 +248,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     with _only_json_on_stdout("--json" in arguments) as write:
         try:
-            write(_launch(*_parse(arguments)))
+            write(_launch(*_parse(arguments), write))
             return 0
         except BrokenPipeError:  # t5sft inspect ... | head
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -239,5 +258,5 @@ def _main(arguments: list[str]) -> int:
                 traceback.print_exc()
             name, message, code = _explain(error)
             print(f"t5sft: error[{name}]: {message}", file=sys.stderr)
-            write({"error": name, "message": message, "exit_code": code})
+            write(_failure(name, message, code))
             return code
