@@ -75,7 +75,7 @@ def begin_long_run(folder, directory, *more):
     flags = ("--steps", "1000000", "--gin.LOG_EVERY=20", *QUICK, *more)
     both = [many.start(folder, directory, *flags, place=(port, 2, i)) for i in range(2)]
     many.wait_for(both[0], r"^step \d+/1000000")
-    time.sleep(2.5)  # a beat, a quarter of peer_seconds, tells the step
+    time.sleep(4)  # a beat, a quarter of peer_seconds, tells the step
     return both
 
 
