@@ -103,6 +103,7 @@ VERBS: dict[str, Verb] = {
         {
             "prompt": (str, "one prompt"),
             "inputs": (str, "file of prompts, JSON Lines"),
+            "prompt_field": (str, "field of a row that holds its prompt, where it is another"),
             "output": (str, "file for the answers, JSON Lines; a killed run goes on in it"),
             "batch_size": (int, "rows decoded together"),
             "num_samples": (int, "answers to each prompt"),

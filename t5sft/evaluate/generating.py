@@ -24,6 +24,7 @@ def generate(
     model_dir: str | None = None,
     prompt: str | None = None,
     inputs: str | None = None,
+    prompt_field: str | None = None,
     output: str | None = None,
     vocabulary: str | None = None,
     template: str | None = None,
@@ -47,19 +48,16 @@ def generate(
     mesh=None,
     rules: Sequence = rules_lib.DEFAULT_RULES,
 ) -> dict:
-    """Answers a prompt, or each row of a file; greedily unless told otherwise.
+    """Answers a prompt, or each row of a file: {"responses": the rows with their answers}.
 
     Args:
       model, data, model_dir, vocabulary, template, system, dtype, mesh, rules: see `opening.find`.
       prompt: one instruction.
       inputs: .json or .jsonl whose rows hold `instruction` (and `input`), `inputs`, `prompt` or
-        `messages`; `seed` of a row is its own.
+        `messages`, or the prompt in the field named; `seed` of a row is its own.
       output: a JSONL file for the rows with their `response` and `finished` (with num_samples
         lists of them, `responses`); None: standard output. A killed run goes on where it ends.
       max_new_tokens, ..., cache_dtype: see `settings.Settings`.
-
-    Returns:
-      {"responses": the rows with their answers, in order}.
     """
     how = settings_lib.Settings(
         max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, temperature=temperature,
@@ -75,7 +73,7 @@ def generate(
         system=system, dtype=dtype, batch_size=batch_size, mesh=mesh, rules=rules,
     )  # fmt: skip
     assert model_dir is not None
-    asked = _prompts(ready, rows, max_new_tokens)
+    asked = _prompts(ready, rows, prompt_field, max_new_tokens)
     seeds = [_seed(row, i, where) for i, (where, row) in enumerate(rows)]
     about = {**opening.identity(model_dir), **_about(ready, how)}
     file = AnswersFile(output, [row for _, row in rows], asked, seeds, about)
@@ -122,12 +120,15 @@ def _read(path: str) -> list[tuple[str, dict]]:
     file = pathlib.Path(path).expanduser()
     if not file.exists():
         raise errors.ConfigError(f"no file {path}; --inputs; check the path")
-    return list(files.read_rows(file))
+    rows = list(files.read_rows(file))
+    if not rows:
+        raise errors.DataError(f"no rows; {path}; give a file with a prompt in every row")
+    return rows
 
 
-def _prompts(ready: answering.Ready, rows, max_new_tokens: int) -> list[list[int]]:
+def _prompts(ready: answering.Ready, rows, prompt_field, max_new_tokens: int) -> list[list[int]]:
     """Returns the tokens that each row is asked by."""
-    asked = [opening.ids(ready, opening.question(row, where), where) for where, row in rows]
+    asked = [opening.ids(ready, opening.question(row, w, prompt_field), w) for w, row in rows]
     answering.check_positions(ready, max(map(len, asked), default=0) + max_new_tokens)
     return asked
 

@@ -18,6 +18,8 @@ from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import brought, checkpoint, manifest, start
 
+FIELDS = ("instruction", "inputs", "prompt")  # of a row, that hold a prompt
+
 
 def find(
     *,
@@ -102,20 +104,28 @@ def _rows(shape: Sequence[int]) -> list[tuple[int, int] | None]:
     return [(i, i + 1) for i in sorted({0, shape[0] // 2, shape[0] - 1})]
 
 
-def question(row: dict, where: str) -> records.Record:
-    """Reads a prompt; the answer still to come is empty."""
+def question(row: dict, where: str, prompt_field: str | None = None) -> records.Record:
+    """Reads a prompt; the answer still to come is empty.
+
+    Args:
+      prompt_field: its name; None: the first of `messages` and those of `FIELDS` that is there.
+    """
     answer = records.Message("assistant", "")
-    if isinstance(row.get("messages"), list):
-        asked = conversations.turns(row["messages"], "messages", where)
+    named = prompt_field or next((name for name in ("messages", *FIELDS) if name in row), None)
+    if named is None or named not in row:
+        raise errors.DataError(
+            f"no {prompt_field or 'prompt'} among the fields {sorted(row)}; {where}; name it "
+            "instruction, prompt or messages, or add --prompt_field"
+        )
+    if isinstance(row[named], list) and named == "messages":
+        asked = conversations.turns(row[named], named, where)
         return records.Record((*asked, answer), where)
-    for field in ("instruction", "inputs", "prompt"):
-        if isinstance(row.get(field), str):
-            user = records.Message("user", row[field], str(row.get("input") or ""))
-            return records.Record((user, answer), where)
-    raise errors.DataError(
-        f"no prompt among the fields {sorted(row)}; {where}; name it instruction, prompt or "
-        "messages"
-    )
+    if not isinstance(row[named], str):
+        raise errors.DataError(
+            f"{named} is {json.dumps(row[named], default=str)[:40]}, not text; {where}; correct it"
+        )
+    user = records.Message("user", row[named], str(row.get("input") or ""))
+    return records.Record((user, answer), where)
 
 
 def ids(ready: answering.Ready, record: records.Record, where: str) -> list[int]:

@@ -210,7 +210,17 @@ def test_says_what_is_wrong(fake, tmp_path):
     assert "nowhere.json" in complaint(errors.ConfigError, inputs="/nowhere.json")
     (tmp_path / "x.json").write_text('[{"prompt": "a"}, {"question": "b"}]')
     got = complaint(errors.DataError, inputs=str(tmp_path / "x.json"))
-    assert "question" in got and "[1]" in got
+    assert "question" in got and "[1]" in got and "--prompt_field" in got
+    (tmp_path / "x.json").write_text('[{"question": "say b"}, {"question": ["c"]}]')
+    got = complaint(errors.DataError, inputs=str(tmp_path / "x.json"), prompt_field="question")
+    assert 'question is ["c"], not text' in got and "[1]" in got
+    got = complaint(errors.DataError, inputs=str(tmp_path / "x.json"), prompt_field="turns")
+    assert "no turns among the fields ['question']" in got
+    (tmp_path / "x.json").write_text("[]")
+    assert "no rows; " in complaint(errors.DataError, inputs=str(tmp_path / "x.json"))
+    (tmp_path / "x.json").write_text('[{"question": "say b", "prompt": "x"}]')
+    (row,) = generate(inputs=str(tmp_path / "x.json"), prompt_field="question")
+    assert row["response"] == "b"
 
 
 @pytest.mark.parametrize(
