@@ -14,6 +14,7 @@ from t5sft.convert import foreign
 from t5sft.data import prepare, preprocess, records, templates, vocab
 from t5sft.data.readers import conversations
 from t5sft.evaluate import answering
+from t5sft.generate import layouts
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import brought, checkpoint, manifest, start
@@ -70,7 +71,8 @@ def find(
 def load(model_dir: str, ready: answering.Ready) -> answering.Ready:
     """Reads the parameters."""
     like = start.like(ready.model, ready.mesh, ready.rules)
-    return ready._replace(params=start.load(model_dir, ready.model, like, ready.vocabulary))
+    params = start.load(model_dir, ready.model, like, ready.vocabulary)
+    return ready._replace(params=layouts.laid_out(ready.model, params))
 
 
 def identity(model_dir: str) -> dict[str, str]:

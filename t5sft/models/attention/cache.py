@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5sft import errors
+from t5sft.models.attention.choice import platform
 from t5sft.models.attention.views import MASKED
 from t5sft.parallel import rules
 
@@ -140,12 +141,38 @@ def write(kept: Any, new: Any, slots: jax.Array) -> Any:
     """
     if isinstance(kept, list):
         return new
-    rows = jnp.arange(slots.shape[0])
+    rows, by_rows = jnp.arange(slots.shape[0]), platform() == "tpu"
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:  # indices apart: their axis comes first
+        if by_rows:
+            return _write_rows(x, y, slots)
         return x.at[:, rows, :, slots].set(jnp.moveaxis(y[:, :, :, 0], 1, 0))
 
     return jax.tree.map(one, kept, keep(new, kept.key.dtype.name))
+
+
+def _write_rows(x: jax.Array, y: jax.Array, slots: jax.Array) -> jax.Array:
+    """`write` of one array, one row after another, where they lie.
+
+    A scatter on TPUs wants slots before heads: XLA copied the whole cache into that order before a
+    loop of steps, and back after it.
+    """
+
+    def rows(x: jax.Array, y: jax.Array, slots: jax.Array) -> jax.Array:
+        def one(b: jax.Array, x: jax.Array) -> jax.Array:
+            place = (0, b, 0, slots[b], 0)[: x.ndim]
+            new = jax.lax.dynamic_slice_in_dim(y, b, 1, axis=1)
+            old = jax.lax.dynamic_slice(x, place, new.shape)  # beyond the end: of the last slot
+            new = jnp.where(slots[b] < x.shape[3], new.astype(x.dtype), old)
+            return jax.lax.dynamic_update_slice(x, new, place)
+
+        return jax.lax.fori_loop(0, x.shape[1], one, x)
+
+    now = rules.active()
+    if now is None:
+        return rows(x, y, slots)
+    of_cache, of_rows = (rules.spec(names, now[1]) for names in (_NAMES[: x.ndim], ("batch",)))
+    return rules.on_parts(rows, (of_cache, of_cache, of_rows), of_cache)(x, y, slots)
 
 
 def attend(
