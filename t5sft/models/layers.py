@@ -46,7 +46,7 @@ def kernel(
     weights = module.param(name, init, explicit.local_shape(shape, axes))
     if not is_whole:
         return weights
-    return explicit.gather(weights.astype(config.dtype), axes)
+    return explicit.gather(weights, axes, config.dtype)
 
 
 def norm_scale(
@@ -60,7 +60,7 @@ def norm_scale(
     init = nn.with_logical_partitioning(nn.initializers.constant(1.0 - offset), (axis,))
     shape = (size or module.config.emb_dim,)
     scale = module.param(name, init, explicit.local_shape(shape, (axis,)), jnp.float32)
-    scale = explicit.gather(scale, (axis,))
+    scale = explicit.gather(scale, (axis,), scale.dtype)
     return scale + offset if offset else scale
 
 

@@ -204,7 +204,7 @@ class Net(nn.Module):
         is_tied = self.config.logits_via_embedding
         axes = TABLE if is_tied else TABLE[::-1]
         weights = self.embedding if is_tied else self.head
-        return explicit.gather(weights.astype(self.config.dtype), axes)
+        return explicit.gather(weights, axes, self.config.dtype)
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> logits [..., V]."""

@@ -128,12 +128,41 @@ def test_bfloat16_runs_on_cpus_beside_axes_of_the_compiler():
         np.testing.assert_allclose(a, b, atol=0.03 * np.abs(b).max())
 
 
+HARD = np.array([0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8, 1e-30, -1e38, np.inf, np.nan], np.float32)
+
+
+def test_gathers_what_a_cast_makes_and_only_over_its_axes():
+    """Rounded to even as a cast does; the gradient is the sum's share; `tensor` stays split."""
+    on, names = over(data=1, fsdp=2, tensor=2), ("embed", "mlp")
+    weights = np.stack([HARD, HARD[::-1]])  # [2, 8]
+
+    def read(part, rows, _):
+        made = explicit.gather(part, names, jnp.bfloat16)
+        (pulled,) = jax.vjp(lambda w: explicit.gather(w, names, jnp.bfloat16), part)[1](made)
+        assert made.dtype == jnp.bfloat16
+        return pulled, made.astype(jnp.float32) + 0 * rows.sum()
+
+    placed, of_rows = rules.sharding(names, on), rules.sharding(("batch",), on)
+    compute = jax.jit(
+        explicit.region(read, on, rules.DEFAULT_RULES, placed, of_rows),
+        in_shardings=(placed, of_rows, None),
+        out_shardings=(placed, rules.sharding((None, "mlp"), on)),
+    )
+    arguments = (weights, jnp.zeros(2), None)
+    gradient, summed = compute(*arguments)
+    want = 2 * weights.astype(jnp.bfloat16).astype(np.float32)  # of two devices
+    np.testing.assert_array_equal(summed, want)
+    np.testing.assert_array_equal(gradient, want)
+    text = compute.lower(*arguments).compile().as_text()
+    assert {*re.findall(r"= (\S+?)\{\S* all-gather\(", text)} == {"f32[2,4]"}
+
+
 def test_outside_a_region_nothing_is_gathered():
     x = jnp.ones((4, 2))
-    assert explicit.gather(x, ("embed", "mlp")) is x
+    assert explicit.gather(x, ("embed", "mlp"), x.dtype) is x
     assert explicit.local_shape((4, 2), ("embed", "mlp")) == (4, 2)
     with rules.using(over(**FOUR)):
-        assert explicit.gather(x, ("embed", "mlp")) is x
+        assert explicit.gather(x, ("embed", "mlp"), x.dtype) is x
 
 
 def test_on_parts_splits_what_is_left():
