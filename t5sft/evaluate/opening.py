@@ -68,7 +68,7 @@ def find(
     )
 
 
-def load(model_dir: str, ready: answering.Ready) -> answering.Ready:
+def load(model_dir: Any, ready: answering.Ready) -> answering.Ready:
     """Reads the parameters."""
     like = start.like(ready.model, ready.mesh, ready.rules)
     params = start.load(model_dir, ready.model, like, ready.vocabulary)

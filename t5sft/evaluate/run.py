@@ -126,11 +126,6 @@ def describe(ready: answering.Ready) -> dict[str, Any]:
     }
 
 
-def _load(path, ready: answering.Ready) -> answering.Ready:
-    like = start.like(ready.model, ready.mesh, ready.rules)
-    return ready._replace(params=start.load(path, ready.model, like, ready.vocabulary))
-
-
 def _steps(model_dir, steps, watch, wait_seconds, last_step, done) -> Iterator[Any]:
     """Yields (step, path) of the checkpoints asked for."""
     if watch:
@@ -152,7 +147,7 @@ def _each(found, target, ready, measure: suites_lib.Measure, about) -> dict:
     path = None
     for step, checkpoint in found:
         try:
-            loaded = _load(checkpoint, ready)
+            loaded = opening.load(checkpoint, ready)
         except errors.CheckpointError:
             if checkpoint.exists():
                 raise
@@ -172,7 +167,7 @@ def _each(found, target, ready, measure: suites_lib.Measure, about) -> dict:
 def _newest(model_dir, target, ready, measure, about, origin, clusters) -> dict:
     """Evaluates the newest checkpoint, and if asked the model it began as, for result.json."""
     step, path = steps_lib.of(model_dir)
-    loaded = {"after": _load(path, ready)}
+    loaded = {"after": opening.load(path, ready)}
     if origin:
         loaded["before"] = ready._replace(params=_untuned(ready, *origin))
     begun = time.monotonic()

@@ -175,6 +175,7 @@ def fake(monkeypatch):
 
     monkeypatch.setattr(decode, "generate", generate)
     monkeypatch.setattr(run.start, "load", lambda path, *_: str(path))
+    monkeypatch.setattr(run.opening.layouts, "laid_out", lambda _, params: params)
     monkeypatch.setattr(run.start, "find", lambda *_: None)
     return calls
 
