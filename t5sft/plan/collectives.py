@@ -1,4 +1,8 @@
-"""Collectives of a compiled program: their kind, mesh axis and bytes on the wire."""
+"""Collectives of a compiled program: their kind, mesh axis and bytes on the wire.
+
+Between TPU slices XLA writes no collective: every device sends its part to a runtime (Megascale),
+and the attributes of the `send` tell what is done with it, among which slices.
+"""
 
 import math
 import re
@@ -18,6 +22,7 @@ KINDS = (
     "ragged-all-to-all",
     "collective-broadcast",
 )
+BETWEEN_SLICES = "replica"  # the mesh axis along which slices lie
 
 
 class Mesh(NamedTuple):
@@ -34,6 +39,9 @@ class Mesh(NamedTuple):
 def kind(instruction: hlo.Instruction) -> str | None:
     """Returns which collective an instruction is, or starts."""
     name = instruction.opcode.removesuffix("-start")
+    if name == "send":
+        told = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"') or ""
+        name = told.lower().replace("_", "-").replace("one-to-one", "collective-permute")
     return name if name in KINDS else None
 
 
@@ -58,6 +66,8 @@ def wire_bytes(instruction: hlo.Instruction, holder: hlo.Computation, mesh: Mesh
 
 def group_size(instruction: hlo.Instruction, mesh: Mesh) -> int:
     """Returns how many devices take part together."""
+    if (slices := _slices(instruction)) is not None:
+        return slices
     return len(groups(instruction, mesh)[0])
 
 
@@ -66,11 +76,26 @@ def axis(instruction: hlo.Instruction, mesh: Mesh) -> str:
 
     Those are the axes along which the devices of a group, or source and target, differ.
     """
+    if _slices(instruction) is not None:
+        return BETWEEN_SLICES
     differ: set[int] = set()
     for group in groups(instruction, mesh):
         places = np.array(np.unravel_index(group, mesh.sizes))  # [axes, devices]
         differ |= {int(a) for a in np.flatnonzero((places != places[:, :1]).any(axis=1))}
     return "+".join(mesh.axes[a] for a in sorted(differ)) or "none"
+
+
+def _slices(instruction: hlo.Instruction) -> int | None:
+    """Returns among how many slices something is sent; None where it stays within one.
+
+    Example: _xla_megascale_target="{1,2}x{0:15}" or "{1:2}x{0:15}", slices 1 and 2, devices 0 to 15
+    of each    2
+    """
+    told = instruction.attribute(r'_xla_megascale_target="\{([\d,:]+)\}')
+    if told is None:
+        return None
+    ranges = (part.split(":") for part in told.split(","))
+    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
 
 def groups(instruction: hlo.Instruction, mesh: Mesh) -> list[Sequence[int]]:

@@ -7,9 +7,8 @@ reaching the peak.
 
 import dataclasses
 
-from t5sft.plan import count, topology
+from t5sft.plan import collectives, count, topology
 
-DCN = "replica"  # the mesh axis between slices
 ROOFS = ("compute", "hbm", "ici", "dcn", "host")
 
 
@@ -71,9 +70,10 @@ def step_seconds(
 
 
 def of_counts(place: topology.Topology, counts: count.Counts) -> StepSeconds:
-    """Returns the roofline of a counted program; between slices only `DCN` goes."""
+    """Returns the roofline of a counted program; between slices only replicas talk."""
     crosses = place.num_slices > 1
-    dcn = sum(c.wire_bytes_per_chip for c in counts.collectives if crosses and DCN in c.axis)
+    between = collectives.BETWEEN_SLICES
+    dcn = sum(c.wire_bytes_per_chip for c in counts.collectives if crosses and between in c.axis)
     return step_seconds(
         place,
         flops=counts.matmul_flops + counts.kernel_flops,

@@ -37,6 +37,8 @@ def hbm_bytes(module: hlo.Module, holder: hlo.Computation, instruction: hlo.Inst
     if opcode == "fusion" and (inner := module.called(instruction)) is not None:
         return _of_fusion(module, inner, instruction, operands)
     read = sum(_in_hbm(operand.shapes) for operand in operands)
+    if opcode == "send":
+        return read  # its result is the operand
     if collectives.kind(instruction) and opcode.endswith("-start"):
         return read + _in_hbm(instruction.shapes[len(instruction.shapes) // 2 :])
     return read + written

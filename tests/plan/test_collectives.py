@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t5sft.plan import collectives, hlo
+from t5sft.plan import collectives, count, hlo
 
 MESH = collectives.Mesh(("data", "fsdp", "tensor"), (2, 4, 2))
 
@@ -66,3 +66,31 @@ def test_axis_is_the_one_the_groups_differ_along(chosen):
 def test_wire_bytes_of_a_ring_of_four(opcode, expected):
     groups = "replica_groups={{0,1,2,3}}"
     assert collectives.wire_bytes(*made(opcode, groups), MESH) == expected
+
+
+@pytest.mark.parametrize(
+    "target, kind, expected, sent",
+    [
+        ("{1,2}x{0:15}", "ALL_REDUCE", "all-reduce", 2 * 100 / 2),
+        ("{1:4}x{0:15}", "ALL_REDUCE", "all-reduce", 2 * 100 * 3 / 4),
+        ("{1,2}x{0:15}", "ALL_GATHER", "all-gather", 100),
+        ("{1,2}x{0:15}", "REDUCE_SCATTER", "reduce-scatter", 100 / 2),
+    ],
+)
+def test_between_slices_a_send_tells_what_it_is(target, kind, expected, sent):
+    """As libtpu 0.0.52 writes a sum over the replicas of two v5e slices: no all-reduce at all."""
+    text = f"""\
+ENTRY %main (x: f32[25]) -> f32[25] {{
+  %x = f32[25]{{0}} parameter(0)
+  %t = token[] after-all(), frontend_attributes={{MegascaleRendezvousKeyName="psum.1_0"}}
+  %s = (f32[25]{{0}}, u32[]{{:S(2)}}, token[]) send(%x, %t), channel_id=1, is_host_transfer=true, frontend_attributes={{_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{target}",_xla_megascale_transfer_type="{kind}"}}
+  %sd = token[] send-done(%s), channel_id=1, is_host_transfer=true
+  %r = (f32[25]{{0}}, u32[]{{:S(2)}}, token[]) recv(%t), channel_id=2, is_host_transfer=true, frontend_attributes={{_xla_megascale_target="{target}",_xla_megascale_transfer_type="{kind}"}}
+  %rd = (f32[25]{{0}}, token[]) recv-done(%r), channel_id=2, is_host_transfer=true
+  ROOT %y = f32[25]{{0}} get-tuple-element(%rd), index=0
+}}
+"""  # noqa: E501
+    mesh = collectives.Mesh(("replica", "fsdp"), (4, 4))
+    (found,) = count.count(text, mesh).collectives
+    assert (found.kind, found.axis, found.count) == (expected, "replica", 1)
+    assert found.wire_bytes_per_chip == sent
