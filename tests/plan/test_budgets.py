@@ -88,20 +88,30 @@ def test_every_recipe_of_a_budget_is_recorded():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v4-8", "v5p-8", "v6e-4", "tpu7x-8", "2xv5e-4"])
-def test_every_generation_and_two_slices_compile(topology):
+@pytest.mark.parametrize(
+    "topology, more",
+    [
+        ("v4-8", {}),
+        ("v5p-8", {}),
+        ("v6e-4", {}),
+        ("tpu7x-8", {}),
+        ("2xv5e-4", {"replica": 2}),
+        ("v5e-8", {"context": 2}),
+    ],
+)
+def test_every_generation_two_slices_and_context_compile(topology, more):
     """The tiny decoder: memory is there, collectives go along the axes of the mesh."""
     pytest.importorskip("libtpu")
     words = [sys.executable, "-m", "t5sft", "plan", "--topology", topology, "--json"]
     words += ["--gin_file", "gin/recipes/quickstart_decoder.gin", "--gin_file", "gin/mesh/cpu8.gin"]
-    sizes = {"replica": 1, "data": 1, "fsdp": -1, "tensor": 2}
-    if topology.startswith("2x"):
-        sizes["replica"] = 2
+    sizes = {"replica": 1, "data": 1, "fsdp": -1, "tensor": 2, "context": 1, **more}
     words += [f"--gin.MeshSpec.{axis}={size}" for axis, size in sizes.items()]
     done = subprocess.run(words, cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["topology"] == topology
     assert told["memory"]["fits"] and not told["unknown_loops"]
+    assert told["kernels"]["silent"] == 0
     axes = {axis for c in told["collectives"] for axis in c["axis"].split("+")}
     assert axes == {axis for axis, size in told["mesh"].items() if size > 1}
+    assert (told["step_seconds"]["dcn"] > 0) == ("replica" in axes)
