@@ -137,6 +137,9 @@ def _called(module, computation, instruction, unknown):
     if opcode == "conditional":
         branches = [module.computations[name] for name in instruction.branches]
         return [(max(branches, key=lambda branch: _weight(module, branch)), 1)]
+    if opcode == "custom-call-start":  # a collective that the sparse cores of a TPU work on
+        called = instruction.attribute(r"called_computations=\{%?([\w.\-]+)\}")
+        return [] if called is None else [(module.computations[called], 1)]
     if opcode in ("fusion", "call", "call-start", "async-start"):
         called = module.called(instruction)
         return [] if called is None else [(called, 1)]

@@ -11,7 +11,7 @@ from t5sft.plan import collectives, hlo, kernels
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
     "call", "call-start", "after-all", "partition-id", "replica-id", "iota", "opt-barrier",
-    "domain", "async-start", "async-update",
+    "domain", "async-start", "async-update", "custom-call-start", "custom-call-update",
 }  # fmt: skip
 
 

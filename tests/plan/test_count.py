@@ -243,6 +243,34 @@ def test_an_asynchronous_collective_printed_three_times_counts_once():
     assert gather.wire_bytes_per_chip == 3 * 128
 
 
+# On a TPU7x the sparse cores gather; the call has neither operands nor results of its own.
+SPARSE = """\
+HloModule s
+
+%called (p: bf16[64]) -> bf16[256] {
+  %p = bf16[64]{0} parameter(0)
+  %t = (bf16[64]{0}) tuple(%p)
+  %e = bf16[64]{0} get-tuple-element(%t), index=0
+  ROOT %g = bf16[256]{0} all-gather(%e), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: bf16[64]) -> bf16[256] {
+  %x = bf16[64]{0} parameter(0)
+  %s = ((), (), (s32[8192]{0:T(1024)}, s32[47]{0:T(1)S(11)})) custom-call-start(), async_execution_thread="sparsecore", custom_call_target="other", called_computations={%called}
+  %u = ((bf16[64]{0}), bf16[256]{0}, (s32[8192]{0}, s32[47]{0:S(11)})) custom-call-update(%s, %x)
+  ROOT %d = bf16[256]{0} custom-call-done(%u)
+}
+"""  # noqa: E501
+
+
+def test_collectives_of_the_sparse_cores_count():
+    got = count.count(SPARSE, collectives.Mesh(("fsdp",), (4,)))
+    (gather,) = got.collectives
+    assert (gather.kind, gather.axis, gather.count) == ("all-gather", "fsdp", 1)
+    assert gather.wire_bytes_per_chip == 3 * 128
+    assert got.hbm_bytes == 128 + 512
+
+
 # What the TPU's compiler writes: no trip count; the counter's limit rides along in the state, the
 # comparison is a fusion, and the loop counts down in twos.
 LOOP = """\
