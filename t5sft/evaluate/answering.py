@@ -11,7 +11,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.data import policies, preprocess, records, templates, vocab
-from t5sft.evaluate import score
+from t5sft.evaluate import likelihoods
 from t5sft.generate import decode, sampling, stopping
 from t5sft.parallel import rules as rules_lib
 
@@ -53,7 +53,7 @@ class Decoding(NamedTuple):
 class Continuation(NamedTuple):
     """An answer behind its prompt, as training has it."""
 
-    ids: score.Ids
+    ids: likelihoods.Ids
     weights: list[float]  # loss weight of each target token
 
 
@@ -79,10 +79,10 @@ def continuation(ready: Ready, record: records.Record) -> Continuation:
     )
     weights = list(example.targets.weights)
     if layout == "encoder_decoder":
-        ids = score.Ids(list(example.inputs.ids), list(example.targets.ids))
+        ids = likelihoods.Ids(list(example.inputs.ids), list(example.targets.ids))
         return Continuation(ids, weights)
     first = next((i for i, weight in enumerate(weights) if weight), len(weights))
-    ids = score.Ids(list(example.targets.ids[:first]), list(example.targets.ids[first:]))
+    ids = likelihoods.Ids(list(example.targets.ids[:first]), list(example.targets.ids[first:]))
     return Continuation(ids, weights[first:])
 
 
@@ -135,10 +135,10 @@ def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list
     ]
 
 
-def log_probabilities(ready: Ready, rows: Sequence[score.Ids]) -> list[np.ndarray]:
+def log_probabilities(ready: Ready, rows: Sequence[likelihoods.Ids]) -> list[np.ndarray]:
     """Returns the natural logarithm of the probability of every target token, row by row."""
     check_positions(ready, max((len(row.inputs) + len(row.targets) for row in rows), default=0))
-    return score.log_probabilities(
+    return likelihoods.log_probabilities(
         ready.model,
         ready.params,
         rows,
@@ -171,7 +171,7 @@ def generated_log_likelihoods(
     """
     end = preprocess.end_ids(ready.template, ready.vocabulary)[0]
     rows = [
-        score.Ids(list(asked), one.tokens + ([end] if one.finished else []))
+        likelihoods.Ids(list(asked), one.tokens + ([end] if one.finished else []))
         for asked, one in zip(prompts, replies, strict=True)
     ]
     return [float(np.sum(one, dtype=np.float64)) for one in log_probabilities(ready, rows)]

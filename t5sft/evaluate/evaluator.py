@@ -16,7 +16,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.data import define, prepare, reading, records, sources
-from t5sft.evaluate import answering, score, uncertainty
+from t5sft.evaluate import answering, likelihoods, uncertainty
 
 _TEXT = {"record", "text", "instruction", "input", "output", "prompt", "completion"}
 _TEXT |= {"inputs", "targets", "inputs_pretokenized", "targets_pretokenized"}
@@ -137,7 +137,7 @@ def _add_ids(found: Questions, features, ready: answering.Ready) -> None:
     found.prompts.append(inputs)
     found.texts.append(ready.vocabulary.decode(inputs))
     found.answers.append(ready.vocabulary.decode(targets))
-    row = answering.Continuation(score.Ids(inputs, targets), [1.0] * len(targets))
+    row = answering.Continuation(likelihoods.Ids(inputs, targets), [1.0] * len(targets))
     found.rows.append(row)
     found.features.append(features)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from t5sft import errors
 from t5sft.data import vocab
-from t5sft.evaluate import answering, opening, score
+from t5sft.evaluate import answering, likelihoods, opening
 from t5sft.evaluate.answers import language
 
 MAX_NEW_TOKENS = 256  # where a task does not say, as in the harness
@@ -81,8 +81,8 @@ def adapt(base: type, ready: answering.Ready, max_length: int) -> Any:
     return type("T5sft", (base,), methods)()
 
 
-def _judge(ready: answering.Ready, rows: Sequence[score.Ids]) -> list[score.Judged]:
-    return score.judge(
+def _judge(ready: answering.Ready, rows: Sequence[likelihoods.Ids]) -> list[likelihoods.Judged]:
+    return likelihoods.judge(
         ready.model,
         ready.params,
         rows,
@@ -93,7 +93,7 @@ def _judge(ready: answering.Ready, rows: Sequence[score.Ids]) -> list[score.Judg
     )
 
 
-def _sum(one: score.Judged) -> float:
+def _sum(one: likelihoods.Judged) -> float:
     return float(np.sum(one.logprobs, dtype=np.float64))
 
 
@@ -126,7 +126,7 @@ def context(ready: answering.Ready, text: str, room: int) -> list[int]:
     return before + ids[max(len(ids) - (room - len(before)), 0) :]
 
 
-def pair(ready: answering.Ready, given: str, continuation: str, max_length: int) -> score.Ids:
+def pair(ready: answering.Ready, given: str, continuation: str, max_length: int) -> likelihoods.Ids:
     """Returns a context and its continuation as ids.
 
     Example (a decoder): white space at the end of the context goes to the continuation, and what
@@ -135,7 +135,7 @@ def pair(ready: answering.Ready, given: str, continuation: str, max_length: int)
     """
     vocabulary = ready.vocabulary
     if ready.model.layout == "encoder_decoder":
-        return score.Ids(context(ready, given, max_length), vocabulary.encode(continuation))
+        return likelihoods.Ids(context(ready, given, max_length), vocabulary.encode(continuation))
     bare = given.rstrip() if given.strip() else given
     whole = vocabulary.encode(bare + given[len(bare) :] + continuation)
     split = len(vocabulary.encode(bare))
@@ -143,10 +143,10 @@ def pair(ready: answering.Ready, given: str, continuation: str, max_length: int)
     before = [_prefix(vocabulary)] if vocabulary.bos_id is not None or not split else []
     kept = max(max_length + 1 - len(targets) - len(before), 0)
     inputs = whole[:split][-kept:] if kept else []
-    return score.Ids((before + inputs) or [_prefix(vocabulary)], targets)
+    return likelihoods.Ids((before + inputs) or [_prefix(vocabulary)], targets)
 
 
-def rolling(ready: answering.Ready, text: str, max_length: int) -> list[score.Ids]:
+def rolling(ready: answering.Ready, text: str, max_length: int) -> list[likelihoods.Ids]:
     """Returns windows over a text that predict every token once, with as much before it as fits.
 
     An encoder-decoder's windows follow each other without overlap; its encoder is given nothing.
@@ -159,11 +159,11 @@ def rolling(ready: answering.Ready, text: str, max_length: int) -> list[score.Id
     starts = range(0, len(tokens), max_length)
     chunks = [tokens[first : first + max_length] for first in starts]
     if ready.model.layout == "encoder_decoder":
-        return [score.Ids([ready.vocabulary.eos_id], chunk) for chunk in chunks]
+        return [likelihoods.Ids([ready.vocabulary.eos_id], chunk) for chunk in chunks]
     out = []
     for first, chunk in zip(starts, chunks, strict=True):
         before = tokens[first - (max_length + 1 - len(chunk)) : first] if first else []
-        out.append(score.Ids(before or [_prefix(ready.vocabulary)], chunk))
+        out.append(likelihoods.Ids(before or [_prefix(ready.vocabulary)], chunk))
     return out
 
 

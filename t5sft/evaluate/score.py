@@ -6,34 +6,16 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from t5sft import errors
 from t5sft.data import files, prepare, vocab
-from t5sft.generate import decode
+from t5sft.evaluate.likelihoods import Ids, log_probabilities
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules as rules_lib
 from t5sft.train import start
-
-_LOGITS_BYTES = 1 << 28  # of one piece of [B, T, V]
-
-
-class Ids(NamedTuple):
-    """One row: what is given, and what is scored."""
-
-    inputs: list[int]
-    targets: list[int]
-
-
-class Judged(NamedTuple):
-    """What a model says of the targets of one row."""
-
-    logprobs: np.ndarray  # [T] natural logarithms
-    is_greedy: np.ndarray  # [T] bool: no token is likelier
 
 
 def score(
@@ -177,109 +159,3 @@ def encode(inputs: str, targets: str, vocabulary: vocab.Vocabulary, layout: str)
         targets = targets.removeprefix(" ")
     bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
     return Ids(bos + vocabulary.encode(before), vocabulary.encode(targets))
-
-
-def log_probabilities(model: Any, params: Any, rows: Sequence[Ids], **options) -> list[np.ndarray]:
-    """Returns the natural logarithm of the probability of every target token, see `judge`."""
-    return [one.logprobs for one in judge(model, params, rows, **options)]
-
-
-def judge(
-    model: Any,
-    params: Any,
-    rows: Sequence[Ids],
-    *,
-    start_id: int = 0,
-    batch_size: int = 8,
-    mesh=None,
-    rules: Sequence = rules_lib.DEFAULT_RULES,
-) -> list[Judged]:
-    """Tells of every target token how likely it is, and whether it is the likeliest, row by row.
-
-    Rows of equal padded lengths are computed together, so that what a row is padded to depends on
-    the row alone.
-
-    Args:
-      start_id: the first decoder token of an encoder-decoder.
-      batch_size: rounded up to what the mesh divides.
-    """
-    mesh = mesh_lib.resolve(mesh)
-    ways = rules_lib.ways("batch", mesh, rules)
-    batch_size = -(-batch_size // ways) * ways
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(_lengths(model, row), []).append(i)
-    out: dict[int, Judged] = {}
-    for lengths in sorted(groups, reverse=True):
-        members = groups[lengths]
-        for first in range(0, len(members), batch_size):
-            chosen = members[first : first + batch_size]
-            batch = _batch(model, [rows[i] for i in chosen], lengths, batch_size, start_id)
-            where = rules_lib.sharding(("batch", None), mesh, rules)
-            batch = {name: jax.device_put(array, where) for name, array in batch.items()}
-            found = _compute(params, batch, model, mesh, decode.frozen(rules))
-            for logprobs, greedy, i in zip(*map(np.asarray, found), chosen, strict=False):
-                end = len(rows[i].targets)
-                first = max(len(rows[i].inputs) - 1, 0) if model.layout == "decoder" else 0
-                here = slice(first, first + end)
-                out[i] = Judged(logprobs[here], greedy[here])
-    return [out[i] for i in range(len(rows))]
-
-
-def _lengths(model, row: Ids) -> tuple[int, int]:
-    """The padded lengths of a row: encoder (0 for a decoder) and decoder."""
-    if model.layout == "decoder":
-        return 0, decode.padded_length(len(row.inputs) + len(row.targets))
-    return decode.padded_length(len(row.inputs)), decode.padded_length(len(row.targets))
-
-
-def _batch(model, rows, lengths, batch_size: int, start_id: int) -> dict[str, np.ndarray]:
-    """One row each, padded; rows that are lacking are padding whole."""
-    sides: dict[str, list[tuple[list[int], list[int]]]] = {}  # side -> input and target of each row
-    if model.layout == "decoder":
-        both = [row.inputs + row.targets for row in rows]
-        sides["decoder"] = [(ids[:-1], ids[1:]) for ids in both]
-    else:
-        sides["encoder"] = [(row.inputs, []) for row in rows]
-        sides["decoder"] = [([start_id, *row.targets[:-1]], row.targets) for row in rows]
-    batch: dict[str, np.ndarray] = {}
-    for (side, pairs), length in zip(sides.items(), lengths[-len(sides) :], strict=True):
-        parts = ("input_tokens", "target_tokens", "segment_ids", "positions")
-        arrays = {part: np.zeros((batch_size, length), np.int32) for part in parts}
-        for b, (given, wanted) in enumerate(pairs):
-            n = len(given) if side == "encoder" else len(wanted)
-            arrays["input_tokens"][b, :n] = given[:n]
-            arrays["target_tokens"][b, : len(wanted)] = wanted
-            arrays["segment_ids"][b, :n] = 1
-            arrays["positions"][b, :n] = np.arange(n)
-        batch |= {f"{side}_{part}": array for part, array in arrays.items()}
-    return batch
-
-
-@functools.partial(jax.jit, static_argnames=("model", "mesh", "rules"))
-def _compute(params, batch, model, mesh, rules) -> tuple[jax.Array, jax.Array]:
-    """[B, T] log-probabilities of decoder_target_tokens and whether they are the likeliest.
-
-    Logits of a few places at a time.
-    """
-    precision = "float32" if model.dtype == "float32" else "default"
-    with rules_lib.using(mesh, rules), jax.default_matmul_precision(precision):
-        hidden = model.hidden(params, batch)  # [B, T, D]
-        b, t, d = hidden.shape
-        piece = t
-        while piece % 2 == 0 and b * piece * model.vocab_size * 4 > _LOGITS_BYTES:
-            piece //= 2
-        pieces = hidden.reshape(b, t // piece, piece, d).swapaxes(0, 1)
-        targets = batch["decoder_target_tokens"].reshape(b, t // piece, piece).swapaxes(0, 1)
-
-        def one(pair):
-            logits = model.unembed(params, pair[0]).astype(jnp.float32)
-            picked = jnp.take_along_axis(logits, pair[1][..., None], axis=-1)[..., 0]
-            return picked - jax.nn.logsumexp(logits, axis=-1), picked >= logits.max(axis=-1)
-
-        found = jax.lax.map(one, (pieces, targets))
-        found = [array.swapaxes(0, 1).reshape(b, t) for array in found]
-        # Every host needs all rows, and can only read what it holds.
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        logprobs, greedy = jax.lax.with_sharding_constraint(found, everywhere)
-        return logprobs, greedy

@@ -11,7 +11,7 @@ from oracles.parrot import BYTES, DATA, DECODER, T5
 
 from t5sft import cli, errors, paths
 from t5sft.data import preprocess, records, templates
-from t5sft.evaluate import answering, answers_file, generating, opening, progress, score
+from t5sft.evaluate import answering, answers_file, generating, likelihoods, opening, progress
 from t5sft.generate import decode
 
 ROWS = [
@@ -101,7 +101,7 @@ def test_rows_beyond_the_positions_of_the_weights_are_refused(fake, asked, capfd
     ready = opening.find(model_dir="copy", model=short, data=DATA)
     for use in (
         lambda: answering.reply(ready, [[5] * 36], answering.Decoding(6)),
-        lambda: answering.log_probabilities(ready, [score.Ids([5] * 36, [6] * 6)]),
+        lambda: answering.log_probabilities(ready, [likelihoods.Ids([5] * 36, [6] * 6)]),
     ):
         with pytest.raises(errors.DataError, match="were made for 40 positions"):
             use()

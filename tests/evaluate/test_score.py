@@ -11,7 +11,7 @@ from oracles import checkpoints
 
 from t5sft import errors
 from t5sft.data import vocab
-from t5sft.evaluate import score
+from t5sft.evaluate import likelihoods, score
 from t5sft.parallel import mesh
 from t5sft.train import checkpoint, exchange
 
@@ -106,12 +106,12 @@ def test_logits_in_pieces_are_the_same(monkeypatch):
     fixture = checkpoints.load(DECODER)
     model = fixture.family.model(fixture.config)
     params = checkpoints.params_of(fixture, model, "hot")
-    rows = [score.Ids([3, 4, i], [5, 6, 7, i]) for i in range(3)]
+    rows = [likelihoods.Ids([3, 4, i], [5, 6, 7, i]) for i in range(3)]
     one = mesh.make_mesh(devices=jax.devices()[:1])
-    whole = score.log_probabilities(model, params, rows, mesh=one)
-    monkeypatch.setattr(score, "_LOGITS_BYTES", 64 * 4 * 8 * 4)
+    whole = likelihoods.log_probabilities(model, params, rows, mesh=one)
+    monkeypatch.setattr(likelihoods, "_LOGITS_BYTES", 64 * 4 * 8 * 4)
     model = dataclasses.replace(model, scan_unroll=2)  # compiled anew
-    pieces = score.log_probabilities(model, params, rows, mesh=one)
+    pieces = likelihoods.log_probabilities(model, params, rows, mesh=one)
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
 
 

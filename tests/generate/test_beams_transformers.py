@@ -14,7 +14,7 @@ import pytest
 from convert import written
 from oracles import checkpoints
 
-from t5sft.evaluate import score
+from t5sft.evaluate import likelihoods
 from t5sft.generate import beam, decode
 from t5sft.parallel import mesh
 from t5sft.train import start
@@ -89,10 +89,10 @@ def test_transformers_finds_the_same_beams(name, told):
             for mine, row, its_score in zip(got[i * k :][:k], answers, scores, strict=True):
                 stop = next((n for n, token in enumerate(row) if token in ends), None)
                 assert mine == decode.Generated(row[:stop], stop is not None), (case, prompt)
-                rows.append(score.Ids(prompt, row[: None if stop is None else stop + 1]))
+                rows.append(likelihoods.Ids(prompt, row[: None if stop is None else stop + 1]))
                 want.append(its_score * beams.divisor(len(rows[-1].targets)))
     one = mesh.make_mesh(devices=jax.devices()[:1])
-    log_p = score.log_probabilities(model, params, rows, start_id=0, batch_size=64, mesh=one)
+    log_p = likelihoods.log_probabilities(model, params, rows, start_id=0, batch_size=64, mesh=one)
     np.testing.assert_allclose([x.sum() for x in log_p], want, rtol=2e-5)
     is_finished = [row.targets[-1] in ends for row in rows]
     assert 30 < sum(is_finished) < len(rows) - 5

@@ -13,7 +13,8 @@ from t5sft.data import files
 
 _NUM_SHOWN = 5
 _MIN_HELD = 16  # characters; a shorter question may stand in any prompt by chance
-_LET_PASS = ("lone surrogate", "NUL character")  # faults of data to learn from, not of answers
+# Faults of data to learn from, not of answers.
+_LET_PASS = ("lone surrogate", "NUL character", "byte order mark", "number is not finite")
 
 
 class Matched(NamedTuple):
@@ -27,7 +28,8 @@ def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     """Reads answers: rows with a `response`, and the `prompt` or `index` of its question.
 
     Half a surrogate pair, what is left of an emoji where generation stopped in it, becomes U+FFFD;
-    NUL characters stay.
+    NUL characters stay. No response (null) is an empty one; a list of one text is that text; an
+    index may be written as a text, as CSV does.
 
     Raises:
       DataError: a row without them, naming its place.
@@ -35,7 +37,8 @@ def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     file = pathlib.Path(path).expanduser()
     if file.is_dir() or not file.exists():
         raise errors.ConfigError(f"no file {path}; --predictions; check the path")
-    rows = list(_rows(file)) if file.is_file() else _rows_of_pipe(file)
+    found = _rows(file) if file.is_file() else _rows_of_pipe(file)
+    rows = [(where, _plain(row)) for where, row in found]
     for where, row in rows:
         if not isinstance(row.get("response"), str):
             raise errors.DataError(
@@ -52,6 +55,18 @@ def read(path: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     if not rows:
         raise errors.DataError(f"no answers; {path}; give rows with prompt and response")
     return rows
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row as most write it."""
+    response, index = row.get("response"), row.get("index")
+    if "response" in row and response is None:
+        row = {**row, "response": ""}
+    if isinstance(response, list) and len(response) == 1:
+        row = {**row, "response": response[0]}
+    if isinstance(index, str) and index.strip().isdecimal():
+        row = {**row, "index": int(index)}
+    return row
 
 
 def _rows_of_pipe(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
@@ -74,7 +89,10 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         if row.reason not in _LET_PASS:
             raise errors.DataError(f"{row.message}; {row.where}; mend the row")
-        found = json.loads(row.text, strict=False)
+        try:
+            found = json.loads(row.text.removeprefix("\ufeff"), strict=False)
+        except ValueError as error:  # a second fault behind the one let pass
+            raise errors.DataError(f"not JSON: {error}; {row.where}; mend the row") from error
         for name, value in found.items():
             if isinstance(value, str):
                 found[name] = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

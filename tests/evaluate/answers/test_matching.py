@@ -110,10 +110,10 @@ def test_answers_to_other_questions_are_refused():
     "row, message",
     [
         ({"prompt": "one?"}, "no text `response`"),
-        ({"prompt": "one?", "response": None}, "no text `response`"),
+        ({"prompt": "one?", "response": 1}, "no text `response`"),
         ({"response": "1"}, "no text `prompt` and no whole number `index`"),
         ({"index": True, "response": "1"}, "no whole number `index`"),
-        ({"index": "0", "response": "1"}, "no whole number `index`"),
+        ({"index": "first", "response": "1"}, "no whole number `index`"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_place(tmp_path, row, message):
@@ -157,3 +157,36 @@ def test_answers_may_come_through_a_pipe(tmp_path):
     assert rows[1][0].endswith("63:2")
     with pytest.raises(errors.DataError, match=r"63:1"):
         through_a_pipe('{"index": 0, "response": "a", "index": 1}\n')
+
+
+@pytest.mark.parametrize(
+    "name, text, row",
+    [
+        ("a.jsonl", '{"index": 0, "response": null}', {"index": 0, "response": ""}),
+        ("a.jsonl", '{"index": 0, "response": ["x"]}', {"index": 0, "response": "x"}),
+        ("a.jsonl", '\ufeff{"index": 0, "response": "x"}', {"index": 0, "response": "x"}),
+        ("a.csv", 'index,response\n0,"x, y"', {"index": 0, "response": "x, y"}),
+        ("a.jsonl", '{"prompt": "q", "response": "x", "score": NaN}\r\n', {"response": "x"}),
+    ],
+)
+def test_answers_written_a_little_differently_are_read(name, text, row, tmp_path):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    ((_, found),) = matching.read(path)
+    assert row.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"index": 0, "response": ["x", "y"]}',
+        '{"index": 0, "response": 3}',
+        '{"index": 0.5, "response": "x"}',
+        '\ufeff{"index": 0, "response": }',
+    ],
+)
+def test_answers_that_mean_nothing_are_refused_with_their_place(text, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(errors.DataError, match="a.jsonl:1"):
+        matching.read(path)
