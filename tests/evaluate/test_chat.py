@@ -132,6 +132,22 @@ def test_half_a_character_is_not_the_end(fake, monkeypatch, capfd):
     assert capfd.readouterr().out == "\ufffd\ntwo\n"
 
 
+def test_a_stop_string_of_several_bytes_ends_an_answer_where_it_is_complete():
+    """No byte of it is shown, nor half a character before it."""
+    stop = stopping.Stop(BYTES.decode, ("\u00e9\u4e2d",))
+    tokens = BYTES.encode("caf\u00e9\u4e2dx")  # a token for each byte
+    assert stop.find(tokens) == len("caf\u00e9\u4e2d".encode())
+    assert all(
+        stop.find(tokens[:count]) is None for count in range(len("caf\u00e9\u4e2d".encode()))
+    )
+    out = []
+    shown = chat.Shown(out.append, stop)
+    for count in range(1, len(tokens)):
+        shown.show(tokens[:count])
+        assert "\ufffd" not in "".join(out) and "caf".startswith("".join(out))
+    assert shown.end(tokens) == "caf" and "".join(out) == "caf\n"
+
+
 class Terminal:
     """`t5sft chat` at a terminal of its own."""
 

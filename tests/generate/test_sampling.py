@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from t5sft import errors
 from t5sft.generate import sampling
@@ -89,3 +91,57 @@ def test_a_row_draws_the_same_among_any_neighbours():
 def test_settings_out_of_range_are_errors(settings):
     with pytest.raises(errors.ConfigError, match=f"{[*settings][0]} = .*; Sampler; use"):
         sampling.Sampler(**settings)
+
+
+def slow_draw(sampler, logits, noise, seen):
+    """One row in float64: (token, smallest distance to where it would be decided otherwise)."""
+    z = logits.astype(np.float64)
+    r = sampler.repetition_penalty
+    z = np.where(seen, np.where(z > 0, z / r, z * r), z)
+    if sampler.temperature == 0:
+        top = np.sort(z)[::-1]
+        return int(z.argmax()), top[0] - top[1]
+    z, margin = z / sampler.temperature, np.inf
+    kept = np.ones(len(z), bool)
+    if sampler.top_k:
+        kept[np.argsort(-z, kind="stable")[sampler.top_k :]] = False
+    p = np.where(kept, np.exp(z - z.max()), 0.0)
+    p /= p.sum()
+    if sampler.top_p < 1:
+        order = np.argsort(-p, kind="stable")
+        before = np.concatenate([[0.0], np.cumsum(p[order])[:-1]])
+        margin = np.abs(before - sampler.top_p).min()
+        kept[order[before >= sampler.top_p]] = False
+    if sampler.min_p:
+        margin = min(margin, np.abs(p / p.max() - sampler.min_p).min())
+        kept &= p >= sampler.min_p * p.max()
+    drawn = np.where(kept, z + noise, -np.inf)
+    best = np.sort(drawn)[::-1]
+    return int(drawn.argmax()), min(margin, best[0] - best[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 5, 40]),
+    top_p=st.sampled_from([1.0, 0.9, 0.4]),
+    min_p=st.sampled_from([0.0, 0.02, 0.3]),
+    penalty=st.sampled_from([1.0, 0.8, 1.7]),
+)
+def test_all_settings_together_agree_with_a_slow_draw(
+    seed, temperature, top_k, top_p, min_p, penalty
+):
+    """In the documented order; the Gumbel noise of the row's key decides (argmax of z + noise)."""
+    b, v = 4, 40
+    rng = np.random.default_rng(seed)
+    logits, seen = rng.normal(0, 2, (b, v)).astype(np.float32), rng.random((b, v)) < 0.3
+    sampler = sampling.Sampler(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty
+    )
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (v,), jnp.float32))(keys(seed % 97, b))
+    got = sampler(jnp.asarray(logits), keys(seed % 97, b), jnp.asarray(seen)).tolist()
+    for row in range(b):
+        want, margin = slow_draw(sampler, logits[row], np.asarray(noise[row]), seen[row])
+        assume(margin > 1e-5)  # else rounding decides
+        assert got[row] == want
