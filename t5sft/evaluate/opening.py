@@ -51,7 +51,11 @@ def find(
         model = brought.model(model_dir=model_dir)
     if dtype is not None:
         model = dataclasses.replace(model, dtype=dtype)
-    name = vocabulary or (data.vocabulary if data else brought.vocabulary(model_dir=model_dir))
+    name = vocabulary or (data.vocabulary if data else start.tokenizer_of(model_dir))
+    if name is None:
+        raise errors.ConfigError(
+            f"no tokenizer beside the weights; {model_dir}; add it there, or --vocabulary PATH"
+        )
     written = template or (data.template if data else brought.template(model_dir=model_dir))
     found = vocab.load(name)
     return answering.Ready(

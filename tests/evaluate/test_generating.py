@@ -190,6 +190,13 @@ def test_a_disk_that_is_full_ends_with_what_was_answered(fake, asked, monkeypatc
         generate(**asked | {"output": below})
 
 
+def test_without_a_tokenizer_the_flag_is_named(tmp_path, capsys):
+    path = written.directory(tmp_path / "bare", "llama")
+    assert cli.main(["generate", "--model_dir", str(path), "--prompt", "x"]) == 2
+    told = capsys.readouterr().err
+    assert "no tokenizer beside the weights" in told and "or --vocabulary PATH" in told
+
+
 def test_stop_strings_and_seeds_of_rows(fake, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "say abcd", "seed": 9}\n')
     got = generate(inputs=str(tmp_path / "in.jsonl"), stop=("c",))
