@@ -99,8 +99,8 @@ def search(
     ]
     fit += [found(*guess) for guess in ranked[:SHOWN]]
 
-    def key(each: Found) -> tuple[float, bool, float]:  # of equals first what is sure
-        return round(each.seconds.predicted, 6), each.plan is None, each.peak
+    def key(each: Found) -> tuple[float, bool]:  # of equals first what is sure, then as ranked
+        return round(each.seconds.predicted, 6), each.plan is None
 
     return sorted(fit, key=key)
 
@@ -140,12 +140,14 @@ def rank(
 def _corrected(setting, costs: Estimates, compiled: Compiled, own, place) -> Guess:
     """Scales an estimate by what the compiler said of the settings most like it."""
     told = costs[setting]
+    least = min(cost.flops for cost in costs.values())  # nothing computes less than the model
     timed = {each: plan.counts for each, plan in compiled.items() if plan.counts}
     work = {name: getattr(told, name) for name in ("flops", "hbm", "ici", "dcn", "host")}
     if timed:
         alike = _closest(setting, timed, ("remat", "tensor"))
         counts, guessed = timed[alike], costs[alike]
-        work["flops"] *= _ratio(counts.matmul_flops + counts.kernel_flops, guessed.flops)
+        flops = told.flops * _ratio(counts.matmul_flops + counts.kernel_flops, guessed.flops)
+        work["flops"] = max(flops, least)
         work["hbm"] *= _ratio(counts.hbm_bytes, guessed.hbm)
         work["host"] *= _ratio(counts.host_bytes, guessed.host)
         alike = _closest(setting, timed, ("tensor", "remat"))
