@@ -57,7 +57,7 @@ class AnswersFile:
                 if self._path.exists():
                     self._take_up()
                 self._open()
-        self.done = _of_the_first(self.done)
+        self.done = dict(of_the_first(list(self.done.items())))
 
     def add(self, index: int, samples: Sequence[tuple[str, bool]]) -> None:
         """Keeps the answers of a row: (text, finished) of each sample."""
@@ -152,12 +152,16 @@ class AnswersFile:
                 continue  # the line a kill cut short, or the end
 
 
-def _of_the_first(done: dict[int, dict]) -> dict[int, dict]:
-    """Returns what process 0 has, on every process: a file may be seen by it alone."""
+def of_the_first(value: Any) -> Any:
+    """Returns what process 0 has, on every process: a file may be seen by it alone.
+
+    Args:
+      value: what JSON can hold; looked at on process 0 only.
+    """
     if jax.process_count() == 1:
-        return done
-    text = np.frombuffer(json.dumps(list(done.items())).encode(), np.uint8)
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int64(len(text))))
     mine = text if jax.process_index() == 0 else np.zeros(size, np.uint8)
     told = np.asarray(multihost_utils.broadcast_one_to_all(mine))
-    return {index: row for index, row in json.loads(told.tobytes())}
+    return json.loads(told.tobytes())

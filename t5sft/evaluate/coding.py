@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from t5sft import errors
 from t5sft.data import records
-from t5sft.evaluate import answering, results, suites
-from t5sft.evaluate.answers import programs
+from t5sft.evaluate import answering, answers_file, results, suites
+from t5sft.evaluate.answers import programs, statistics
 
 NAME = "humaneval"
 
@@ -31,7 +33,9 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
         texts = [one.text for one in answering.reply(loaded, prompts, how)]
         size = options.samples
         grouped = [texts[i : i + size] for i in range(0, len(texts), size)]
-        return {"scores": programs.score(asked, grouped), "texts": grouped}
+        is_first = jax.process_index() == 0  # programs are run once, not once a process
+        scores = programs.score(asked, grouped) if is_first else None
+        return {"scores": statistics.Scores(*answers_file.of_the_first(scores)), "texts": grouped}
 
     def lines(made):
         scores = made["scores"]

@@ -54,6 +54,58 @@ def test_figures_do_not_depend_on_the_number_of_hosts(tmp_path):
     assert len(results.read(f"{tmp_path / 'two'}.run")) == 1  # written by the first process alone
 
 
+CODING = """
+import json, sys, types
+import jax
+port, index, output = sys.argv[1:]
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
+from t5sft.evaluate import answering, at_model, coding, sandbox
+ran = []
+def run(program):
+    ran.append(program)
+    return sandbox.Ran("passed") if "return 1" in program else sandbox.Ran("failed", "\u00e4")
+sandbox.check, sandbox.run = lambda: None, run
+answering.prompt = lambda ready, messages: messages
+answering.reply = lambda ready, prompts, how: [
+    answering.Reply([], f"    return {i % 2}", True) for i in range(len(prompts))
+]
+options = at_model.Options(
+    questions=f"{output}.jsonl", allow_code_execution=True, samples=2, temperature=0.5
+)
+measure = coding.prepare("humaneval", None, options)
+scores = measure.run(None)["scores"]
+with open(f"{output}.{index}", "w") as file:
+    json.dump({"scores": scores, "ran": len(ran)}, file)
+"""
+
+
+@pytest.mark.slow
+def test_programs_are_run_by_one_process_and_all_know_the_verdicts(tmp_path):
+    """Each process ran every program of HumanEval: with 32 hosts, 32 times."""
+    rows = [
+        {"task_id": f"T/{i}", "prompt": f"def f{i}():\n", "entry_point": f"f{i}", "test": "pass"}
+        for i in range(3)
+    ]
+    (tmp_path / "out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    port = str(free_port())
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", CODING, port, str(i), str(tmp_path / "out")],
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [one.communicate(timeout=240)[0].decode()[-2000:] for one in running]
+    assert [one.returncode for one in running] == [0, 0], said
+    first, second = (json.loads((tmp_path / f"out.{i}").read_text()) for i in range(2))
+    assert (first["ran"], second["ran"]) == (6, 0)
+    assert first["scores"] == second["scores"]
+    assert first["scores"][0] == {"pass@1": 0.5}
+    assert first["scores"][2][0]["reasons"] == ["\u00e4", ""]
+
+
 def start_generating(folder, output, processes):
     """The verb, on 4 devices in so many processes; prompts of 3 to 60 characters."""
     rows = [{"prompt": "Say Rosa. " * (1 + i * 7 % 6) + str(i), "id": i} for i in range(24)]
