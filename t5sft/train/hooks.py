@@ -59,11 +59,11 @@ class Hooks:
     def log(self, step: int, now: state.State, sums, batch: batches.Placed):
         """Counts the batch; writes metrics one step late: the devices are never waited for."""
         del now
+        self.times.step(step)  # before a line is written, with which its period ends
         self._read(self.progress.update, step, sums, batch.counts)  # of the batch before
         self.batch = batch
         for name, value in batch.counts.items():
             self.counts[name] += value
-        self.times.step(step)
         self.events.step(step)
 
     def validate(self, step: int, now: state.State, *_):

@@ -65,11 +65,15 @@ class Times:
     by itself does not show here.
 
     Args:
-      clock: seconds.
+      clock: seconds; worked: of them those in which this thread computed.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        worked: Callable[[], float] = time.thread_time,
+    ):
+        self._clock, self._worked = clock, worked
         self._line = processes.current()
         self._begun = clock()
         self._waited, self._steps = 0.0, 0
@@ -77,12 +81,27 @@ class Times:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Marks a time in which the host waits for devices, and with them for the other hosts."""
-        begun = self._clock()
+        """Marks a time in which the host waits for devices, and with them for the other hosts.
+
+        What it computes meanwhile is its own.
+        """
+        begun, worked = self._clock(), self._worked()
         try:
             yield
         finally:
-            self._waited += self._clock() - begun
+            self._waited += self._clock() - begun - (self._worked() - worked)
+
+    def dispatching(self, update: Callable) -> Callable:
+        """Returns `update`; where a call of it blocks, as on CPUs, the host waits.
+
+        Otherwise each host's figure held the wait for the slowest, and named another.
+        """
+
+        def call(*arguments):
+            with self.waiting():
+                return update(*arguments)
+
+        return call
 
     def step(self, step: int) -> None:
         """Counts a step; costs a microsecond."""

@@ -54,7 +54,7 @@ def run(
             now, begun = begun.state, None  # it would keep the first state alive
             try:
                 now = loop.run(
-                    program.update,
+                    hooks.times.dispatching(program.update),
                     now,
                     log.batches(stream),
                     start=start,

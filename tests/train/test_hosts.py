@@ -163,6 +163,89 @@ def test_an_error_of_one_process_ends_all_and_keeps_its_code(folder, tmp_path):
     assert "process 1 (host" in told[0] and "ended: DataError: row 7 is no JSON" in told[0]
 
 
+SLOW = """
+import sys, time
+from t5sft import cli
+from t5sft.train import events
+
+usual = events.Events.batches
+
+def batches(self, stream):
+    for number, batch in enumerate(usual(self, stream)):
+        time.sleep({seconds})
+        yield batch
+
+events.Events.batches = batches
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_straggler_is_in_the_figures_of_every_period(folder, tmp_path):
+    """Process 1 takes 0.4 s for a batch that costs others nothing: both steps take as long."""
+    port = many.free_port()
+    scripts = (SLOW.format(seconds=0), SLOW.format(seconds=0.4))
+    flags = ("--steps", "30", *QUICK)  # a beat every two seconds
+    both = [
+        many.start(folder, tmp_path, *flags, place=(port, 2, i), script=scripts[i])
+        for i in range(2)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    found = [x["values"] for x in metrics.read(tmp_path) if x["split"] == "train"][15:]
+    assert {x["slowest_process"] for x in found} == {1.0}, found
+    for values in found:
+        assert values["slowest_own_seconds"] > 0.35 > 2 * values["median_own_seconds"], found
+
+
+@pytest.mark.slow
+def test_a_process_that_stays_behind_is_named_and_all_end(folder, tmp_path):
+    """It lives and its heart beats, but the fifth batch never comes: a disk that hangs."""
+    port = many.free_port()
+    scripts = (SLOW.format(seconds=0), SLOW.format(seconds="1000 if number == 4 else 0"))
+    flags = ("--steps", "1000", "--stall_seconds", "15")
+    begun = time.monotonic()
+    both = [
+        many.start(folder, tmp_path, *flags, place=(port, 2, i), script=scripts[i])
+        for i in range(2)
+    ]
+    told = [process.communicate(timeout=180)[1] for process in both]
+    assert [process.returncode for process in both] == [8, 8], told
+    for text in told:
+        assert "error[DISTRIBUTED]: process 1 (host" in text
+        assert "stayed at step 4 for 15 s, others came to step" in text
+    assert time.monotonic() - begun < 120
+
+
+@pytest.mark.slow
+def test_other_data_on_a_host_are_named(folder, tmp_path, monkeypatch):
+    """The same path, the same configuration, another row in the file of the second host."""
+    rows = [{"inputs": f"copy: {n}", "targets": str(n)} for n in range(20)]
+    rows += [row | {"split": "validation"} for row in rows[:2]]
+    text = (folder / "run.gin").read_text().replace(f"'{folder / 'cache'}'", "None")
+    text = text.replace("TASK = 'toy'", "TASK = 'toy_file'")
+    port, both = many.free_port(), []
+    for i in range(2):
+        host = tmp_path / f"host{i}"
+        host.mkdir()
+        (host / "rows.json").write_text(json.dumps([rows[0] | {"targets": f"0{i}"}, *rows[1:]]))
+        (host / "run.gin").write_text(text)
+        monkeypatch.chdir(host)
+        monkeypatch.setenv("T5SFT_CACHE", str(host / "cache"))
+        lengths = {"encoder_length": 0, "decoder_length": 48}
+        data = dataclasses.replace(DATA, task="toy_file", data="rows.json", **lengths)
+        for split in ("train", "validation"):
+            prepare.prepare_split(data, "decoder", split)
+        flags = ("--data", "rows.json")
+        both.append(many.start(host, tmp_path / "run", *flags, place=(port, 2, i)))
+    told = [process.communicate(timeout=180)[1] for process in both]
+    assert [process.returncode for process in both] == [8, 8], told
+    for text in told:
+        assert "error[DISTRIBUTED]: hosts differ in data: data is " in text
+        assert "on process 0 (host" in text and "start them with the same command" in text
+    assert not list((tmp_path / "run").glob("checkpoints/*/manifest.json"))
+
+
 class Line:
     """Stands in for the line to the other processes."""
 
@@ -180,11 +263,12 @@ def test_the_own_time_of_a_host_is_what_it_does_not_wait(monkeypatch):
     now = [0.0]
     line = Line({0: {"own_seconds": 0.1}, 1: {"own_seconds": 0.5}, 2: {"step": 1}})
     monkeypatch.setattr("t5sft.parallel.processes._current", line)
-    times = hosts.Times(clock=lambda: now[0])
+    times = hosts.Times(clock=lambda: now[0], worked=lambda: now[0] / 8)
     for step in (1, 2):
-        now[0] += 0.3
+        now[0] += 0.05
+        assert times.dispatching(lambda x: x)(step) == step
         with times.waiting():
-            now[0] += 2.0
+            now[0] += 2.0  # an eighth of it was work
         times.step(step)
     assert line.told == [{"step": 1, "own_seconds": 0.3}, {"step": 2, "own_seconds": 0.3}]
     assert times.figures() == {
