@@ -1,9 +1,9 @@
-"""Sandbox: Jinja of strangers, rendered without reach into Python and within bounds.
+"""Bounds for the Jinja of promptsource, rendered in this process, row by row.
 
-Jinja's own sandbox keeps templates from attributes of Python; it does not keep them from eating
-time and memory. Here every turn of a loop costs one step, every text and list has a largest size,
-all that a rendering makes or looks through has a largest sum, and only the kinds of expressions,
-filters and methods that promptsource's 2,085 templates use are allowed.
+`data.sandbox` keeps templates from Python; it does not keep them from eating time and memory. Here
+every turn of a loop costs one step, every text and list has a largest size, all that a rendering
+makes or looks through has a largest sum, and only the kinds of expressions and the filters that
+promptsource's 2,085 templates use are allowed.
 """
 
 import contextlib
@@ -15,7 +15,9 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
-from jinja2 import nodes, sandbox
+from jinja2 import nodes
+
+from t5sft.data import sandbox
 
 MAX_STEPS = 100_000  # turns of all loops of one rendering
 MAX_SIZE = 1_000_000  # characters of a text, items of a list, characters of a template
@@ -34,14 +36,10 @@ _FILTERS = (
 ).split()
 _TEXT_FILTERS = "capitalize lower title trim upper".split()  # Jinja would write a list as text
 _PATTERN = re.compile(r"(?:[^%]|%%|%\d?(?:\.\d)?[sdf])*+")
-_METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        "capitalize count endswith find index isdigit join lower lstrip replace rstrip split "
-        "splitlines startswith strip title upper".split()
-    ),
-    list: frozenset("append count index pop".split()),
-    tuple: frozenset(("count", "index")),
-    dict: frozenset("get items keys pop update values".split()),
+# Rows are copied, so that a template may change what it was given.
+_METHODS = sandbox.METHODS | {
+    list: sandbox.METHODS[list] | {"append", "pop"},
+    dict: sandbox.METHODS[dict] | {"pop", "update"},
 }
 
 
@@ -162,13 +160,15 @@ class _Work:
         return str(self.sized(value) if isinstance(value, str) else self.weighed(value))
 
 
-class _Environment(sandbox.SandboxedEnvironment):
+class _Environment(sandbox.Environment):
     """Jinja's sandbox with a budget for every rendering."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def __init__(self):
-        super().__init__(finalize=lambda value: self._work.text(value), cache_size=0)
+        functions = {"range": self.range, "zip": self.zip}
+        finalize = lambda value: self._work.text(value)  # noqa: E731
+        super().__init__(functions, _METHODS, finalize=finalize, cache_size=0)
         self.begin(lambda count: 0)
         self.filters = {
             **{name: self._charged(self.filters[name]) for name in _FILTERS},
@@ -183,11 +183,6 @@ class _Environment(sandbox.SandboxedEnvironment):
             "most_frequent": _most_frequent,
             "replace": self.replace,
             "string": lambda value: self._work.text(value),
-        }
-        self.globals = {
-            "range": self.range,
-            "zip": self.zip,
-            "namespace": self.globals["namespace"],
         }
 
     def begin(self, choose: Callable[[int], int]):
@@ -264,22 +259,6 @@ class _Environment(sandbox.SandboxedEnvironment):
         if len(value) + times * len(new) > MAX_SIZE:
             raise Bounded(f"a text of more than {MAX_SIZE} characters")
         return self._work.sized(value.replace(old, new, -1 if count is None else count))
-
-    def is_safe_attribute(self, obj, attr, value):
-        """Allows the methods of the list only; items of a mapping are read before attributes."""
-        if isinstance(obj, jinja2.utils.Namespace):
-            return not attr.startswith("_")
-        if isinstance(obj, jinja2.runtime.LoopContext):
-            return not attr.startswith("_") and attr not in ("cycle", "changed")
-        return any(isinstance(obj, kind) and attr in names for kind, names in _METHODS.items())
-
-    def is_safe_callable(self, obj):
-        """Allows what `is_safe_attribute` let through, and the three global functions."""
-        owner = getattr(obj, "__self__", None)
-        name = getattr(obj, "__name__", "")
-        if obj in (self.globals["namespace"],) or owner is self:
-            return True
-        return any(isinstance(owner, kind) and name in names for kind, names in _METHODS.items())
 
     def call(self, context, obj, *args, **kwargs):
         """Calls a method; those whose result may be large go through the bounded forms."""

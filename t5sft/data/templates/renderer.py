@@ -18,6 +18,8 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
+from t5sft.data import sandbox
+
 MEMORY_BYTES = 512 * 2**20
 MAX_CHARACTERS = 4_000_000  # of one rendering
 # What `strftime_now` tells: a prompt must not depend on the day on which it is prepared.
@@ -60,15 +62,25 @@ def environment() -> jinja2.Environment:
             sort_keys=sort_keys,
         )
 
-    made = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[Generation, jinja2.ext.loopcontrols],
-    )
+    extensions = [Generation, jinja2.ext.loopcontrols]
+    functions = {
+        "range": jinja2.sandbox.safe_range,
+        "dict": dict,
+        "raise_exception": refuse,
+        "strftime_now": TODAY.strftime,
+    }
+    made = _Environment(functions, trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     made.filters["tojson"] = tojson
-    made.globals["raise_exception"] = refuse
-    made.globals["strftime_now"] = TODAY.strftime
     return made
+
+
+class _Environment(sandbox.Environment):
+    """What `sandbox` allows, and our own tag."""
+
+    def is_safe_callable(self, obj):
+        """The tag calls a method of its extension, which no template can name."""
+        owner = getattr(obj, "__self__", None)
+        return isinstance(owner, Generation) or super().is_safe_callable(obj)
 
 
 def render(template: jinja2.Template, variables: dict, marks) -> dict:
