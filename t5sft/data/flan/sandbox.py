@@ -37,7 +37,8 @@ _FILTERS = (
 _TEXT_FILTERS = "capitalize lower title trim upper".split()  # Jinja would write a list as text
 _PATTERN = re.compile(r"(?:[^%]|%%|%\d?(?:\.\d)?[sdf])*+")
 # Rows are copied, so that a template may change what it was given.
-_METHODS = sandbox.METHODS | {
+_METHODS = {
+    **sandbox.METHODS,
     list: sandbox.METHODS[list] | {"append", "pop"},
     dict: sandbox.METHODS[dict] | {"pop", "update"},
 }

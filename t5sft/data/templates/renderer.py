@@ -12,6 +12,7 @@ import datetime
 import json
 import resource
 import sys
+from collections.abc import Callable
 
 import jinja2
 import jinja2.ext
@@ -63,7 +64,7 @@ def environment() -> jinja2.Environment:
         )
 
     extensions = [Generation, jinja2.ext.loopcontrols]
-    functions = {
+    functions: dict[str, Callable] = {
         "range": jinja2.sandbox.safe_range,
         "dict": dict,
         "raise_exception": refuse,
