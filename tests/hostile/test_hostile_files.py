@@ -135,7 +135,7 @@ def test_objects_in_a_t5x_checkpoint(tmp_path, canary):
 FORBIDDEN = {  # what is never called; a sandboxed program is the one exception
     "eval", "exec", "compile", "__import__", "execfile",
     "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "torch",
-    "tarfile", "unpack_archive", "extractall", "extract",
+    "tarfile", "unpack_archive", "extractall", "zipfile.ZipFile",
     "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load",
 }  # fmt: skip
 
@@ -165,7 +165,6 @@ def test_our_own_code_opens_no_pickle_and_unpacks_no_archive():
             bad = names & {*FORBIDDEN, "allow_pickle=True", "shell=True"}
             if bad:
                 found[str(path.relative_to(ROOT))] = sorted(bad)
-    found.pop("t5sft/evaluate/answers/benchmarks.py")  # finds answers: "extract" is its own
     assert found == {"t5sft/evaluate/sandbox_child.py": ["compile", "exec"]}
 
 
