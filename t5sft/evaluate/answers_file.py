@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from t5sft import errors
+from t5sft import errors, paths
 
 
 class AnswersFile:
@@ -126,7 +126,7 @@ class AnswersFile:
         """Reads the answers that are there already."""
         assert self._path is not None
         try:
-            theirs = json.loads(self._settings.read_text(encoding="utf-8"))
+            theirs = paths.read_object(self._settings)
         except (OSError, ValueError):
             raise errors.ConfigError(
                 f"{self._path} exists and no run of generate is known to have written it; "

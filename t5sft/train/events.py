@@ -55,11 +55,14 @@ class Events:
             return
         line = {"t": round(self._clock(), 3), "attempt": self._attempt, "event": event, **values}
         text = json.dumps(line) + "\n"
-        if self._lost:  # the last line may have been cut short
-            text = f"\n{json.dumps({**line, 'event': 'lost', 'lines': self._lost})}\n{text}"
+        if self._lost:
+            text = f"{json.dumps({**line, 'event': 'lost', 'lines': self._lost})}\n{text}"
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(text)
+            with open(self._path, "a+b") as file:
+                # A kill or a full disk may have cut the last line short, of this run or one before.
+                file.seek(-1 if file.tell() else 0, os.SEEK_END)
+                torn = file.read(1) not in (b"", b"\n")
+                file.write(("\n" if torn else "").encode() + text.encode())
             self._lost = 0
         except OSError as error:
             if not self._lost:

@@ -82,13 +82,15 @@ class MetricWriter:
 
     def close(self) -> None:
         """Writes what is still in memory; StorageError where that cannot be."""
-        files, self._file, self._board = (self._file, self._board), None, None
+        file, board, self._file, self._board = self._file, self._board, None, None
+        if file is None:
+            return
         try:
-            for file in files:
-                if file is not None:
-                    file.close()
+            file.close()
+            if board is not None:
+                board.close()
         except OSError as error:
-            raise _cannot_write("metrics", error) from error
+            raise _cannot_write(file.name, error) from error
 
     def __enter__(self):
         return self

@@ -134,6 +134,9 @@ def test_answers_of_others_are_not_continued(fake, asked, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(errors.ConfigError, match="no run of generate is known to have written"):
         generate(**asked | {"output": str(tmp_path / "mine.txt")})
+    (tmp_path / "mine.txt.settings.json").write_text("[]")
+    with pytest.raises(errors.ConfigError, match="no run of generate is known to have written"):
+        generate(**asked | {"output": str(tmp_path / "mine.txt")})
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t5sft import errors
-from t5sft.train import checkpoint
+from t5sft.train import checkpoint, manifest
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
@@ -179,6 +179,15 @@ def test_finds_a_flipped_bit_in_contents_that_orbax_reads_meanwhile(tmp_path, pl
         checkpointer.restore(like_params=like, like_opt_state={})
     with pytest.raises(errors.DamageError, match=f"{large.name} has changed"):
         checkpoint.restore_params(tmp_path, like)
+
+
+def test_says_damage_where_reading_fails_of_it(saved, monkeypatch):
+    """A run may fall back from damage, from nothing else."""
+    monkeypatch.setattr(manifest, "_LARGE_BYTES", 1)
+    path = max(data_files(saved / "checkpoints/2"), key=lambda p: p.stat().st_size)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(errors.DamageError, match=f"{path.name} has changed"):
+        restore(checkpoint.Checkpointer(saved))
 
 
 def test_finds_files_cut_short_missing_or_added(saved):

@@ -120,6 +120,16 @@ def test_the_verb_prints_and_returns_it(tmp_path, capsys):
     assert "goodput 75.0%; step 2, 1 starts, 0 steps lost" in capsys.readouterr().out
 
 
+def test_a_run_after_one_that_was_cut_short_begins_a_line(tmp_path):
+    """Its start was appended to the torn line, and lost with it."""
+    events.Events(tmp_path)
+    with (tmp_path / events.NAME).open("a") as file:
+        file.write('{"t": 1.0, "att')
+    events.Events(tmp_path)
+    assert [x["event"] for x in events.read(tmp_path)] == ["start", "start"]
+    assert "" not in (tmp_path / events.NAME).read_text().splitlines()
+
+
 def test_a_full_disk_is_told_once_and_the_run_goes_on(tmp_path, monkeypatch, capfd):
     """What came before and after it stays readable, also where a line was cut short."""
     log = events.Events(tmp_path)

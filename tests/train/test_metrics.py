@@ -112,6 +112,15 @@ def test_a_full_disk_is_a_storage_error(tmp_path):
     assert raised.value.exit_code == 6
 
 
+def test_a_disk_that_stays_full_is_told_by_its_file(tmp_path):
+    """Closing tries to write again: that error hid the first, and named no file."""
+    with files_of_at_most(1000):
+        with pytest.raises(errors.StorageError, match="cannot write .*metrics.jsonl"):
+            with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+                for step in range(1, 100):
+                    writer.write(step, "train", {"loss": 1.0})
+
+
 def test_a_full_disk_under_tensorboard_is_no_hang(tmp_path):
     """tensorboardX's own writer waits for ever after ten figures more."""
     board = tensorboard.Board(tmp_path)
