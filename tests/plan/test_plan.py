@@ -81,14 +81,23 @@ def test_from_the_command_line(capfd):
 
 
 @pytest.mark.slow
-def test_search_compiles_and_lists_what_fits(capsys):
-    found = run.plan(**recipe(topology="cpu-4", search=True, max_compiles=2))["search"]
-    assert 1 <= sum(one["compiled"] for one in found) <= 3
-    times = [one["step_seconds"]["predicted"] for one in found]
-    assert times == sorted(times)
-    settings = {(str(one["mesh"]), one["microbatches"], one["remat"]) for one in found}
-    assert len(settings) == len(found)
-    assert "settings that fit, fastest first" in capsys.readouterr().out
+def test_search_compiles_and_its_gin_lines_give_what_it_predicts(capfd, tmp_path):
+    top, recipe = "from __gin__ import dynamic_registration\n", "gin/recipes/quickstart_decoder.gin"
+    words = ["--topology", "cpu-4", "--gin.DECODER_LENGTH=16", "--gin.BATCH_SIZE=8", "--json"]
+    assert cli.main(["plan", "--gin_file", recipe, "--search", "--max_compiles", "2", *words]) == 0
+    out, err = capfd.readouterr()
+    assert "settings that fit, fastest first" in err
+    found = json.loads(out)["search"]
+    best = next(one for one in found if one["compiled"])
+    assert len({(str(one["mesh"]), one["microbatches"], one["remat"]) for one in found}) == len(
+        found
+    )
+    pasted = tmp_path / "best.gin"
+    pasted.write_text(f"{top}include '{recipe}'\n{best['gin']}\n")
+    assert cli.main(["plan", "--gin_file", str(pasted), *words]) == 0
+    told = json.loads(capfd.readouterr().out)
+    same = ("mesh", "memory", "step_seconds", "collectives", "flops_per_step", "mfu")
+    assert {name: told[name] for name in same} == {name: best[name] for name in same}
 
 
 def test_programs_of_a_plan_are_not_kept_in_the_cache(tmp_path):
