@@ -23,7 +23,7 @@ from t5sft.models import decoder, t5
 from t5sft.objectives import sft
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules
-from t5sft.train import optim, state
+from t5sft.train import guard, optim, resume, state
 from t5sft.train import step as step_lib
 
 BATCH, TOKENS = 8, 512  # rows, tokens per row (encoder and decoder together)
@@ -63,7 +63,7 @@ def make_batch(layout: str, segments: int) -> dict[str, np.ndarray]:
     )
 
 
-def ours(model) -> tuple[state.State, Callable]:
+def ours(model, judging: guard.Guard = guard.DEFAULT) -> tuple[state.State, Callable]:
     """Returns the first state and the compiled step of t5sft."""
     optimizer = optim.adamw(
         learning_rate=optim.schedule(peak=RATE, total_steps=1, shape="constant"),
@@ -82,8 +82,10 @@ def ours(model) -> tuple[state.State, Callable]:
         seed=0,
         mesh=mesh_lib.make_mesh(data=1, devices=jax.devices()[:1]),
         rules=rules.DEFAULT_RULES,
+        guard=judging,
     )
-    return state.create(model, optimizer, program.like, seed=0), program.update
+    now = state.create(model, optimizer, program.like, seed=0)
+    return resume.remembering(now, program.like, judging, {}), program.update
 
 
 def compare(layout: str, steps: int, repeats: int, warmup: int, **fields) -> dict:

@@ -12,6 +12,11 @@ class Terms(NamedTuple):
     """What an objective returns: sums and their weights, never means.
 
     So microbatches, hosts and packing add exactly; the division happens once, at the end.
+
+    An objective (model, params, batch, key) -> Terms sees its part of the rows only: on a mesh that
+    of one device group (`parallel.explicit.region`), with microbatches a slice of that. Whole rows,
+    hence whole examples; but what compares examples, as a ranking or a mean over the batch, must
+    find them in one row, or be a sum that adds up. The gradient is that of `loss` alone.
     """
 
     loss: jax.Array  # [], float32, nats, summed over target tokens

@@ -19,7 +19,7 @@ NAME = "manifest.json"
 _FORMAT = 2
 # Orbax writes these after the seal; neither has any influence on what is restored.
 _AFTER_THE_SEAL = ("commit_success.txt", "_CHECKPOINT_METADATA")
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 19
 _LARGE_BYTES = 1 << 20  # below: how arrays are laid out; above: what they hold
 _THREADS = 4  # reading releases the interpreter lock; four keep up with a local disk
 
@@ -92,10 +92,12 @@ def _difference(directory: epath.Path, name: str, recorded: dict) -> str | None:
 
 def _entry(path: epath.Path) -> dict:
     digest, size = xxhash.xxh3_128(), 0
+    # One buffer for a file: a new one for each read would be mapped and unmapped by the kernel.
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
+        while length := file.readinto(buffer):
+            digest.update(buffer[:length])
+            size += length
     return {"bytes": size, "xxh3": digest.hexdigest()}
 
 

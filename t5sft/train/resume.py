@@ -69,7 +69,7 @@ def begin(
         params = origin.read(like.params) if origin else None
         now = state.create(model, optimizer, like, seed, params)
         here = position_lib.Position(identity=identity, skips=skips)
-        return Begin(_remembering(now, like, guard, {}), here)
+        return Begin(remembering(now, like, guard, {}), here)
     saved = position_lib.from_json(restored.position, restored.step)
     _compare(restored, saved, identity, facts, allow_changes)
     here = saved.carried_over(identity)
@@ -79,7 +79,7 @@ def begin(
     step = jax.device_put(np.int32(restored.step), like.step.sharding)
     now = state.State(step, restored.params, restored.opt_state)
     here = here._replace(skips=sorted({*here.skips, *skips}))
-    return Begin(_remembering(now, like, guard, here.guard), here)
+    return Begin(remembering(now, like, guard, here.guard), here)
 
 
 def _restore(checkpoints, like, skips, identity, on_damage):
@@ -161,7 +161,7 @@ def changed_settings(before: str, after: str) -> list[str]:
     return [line for line in told if "MODEL_DIR = " not in line]
 
 
-def _remembering(now: state.State, like: state.State, guard: guard_lib.Guard, saved):
+def remembering(now: state.State, like: state.State, guard: guard_lib.Guard, saved):
     if not like.guard:
         return now
     place = lambda x, leaf: jax.device_put(x, leaf.sharding)  # noqa: E731
