@@ -54,6 +54,13 @@ class Options:
     judge_model: str | None = None
     baseline: str | None = None
 
+    def __post_init__(self) -> None:
+        least = {"num_examples": 1, "shots": 0, "answer_tokens": 1, "samples": 1}
+        for name, number in least.items():
+            value = getattr(self, name)
+            if value is not None and value < number:
+                raise errors.ConfigError(f"{name} = {value}; evaluate; use {number} or more")
+
 
 _FOR_TASKS = {"num_examples", "seed", "template_split", "output"}
 

@@ -56,6 +56,8 @@ def chat(
     Returns:
       {"messages": the conversation, "finished": False where the last answer was cut}.
     """
+    if context_length is not None and context_length < 1:
+        raise errors.ConfigError(f"context_length = {context_length}; chat; use 1 or more")
     how = settings_lib.Settings(
         max_new_tokens=NEW_TOKENS if max_new_tokens is None else max_new_tokens,
         min_new_tokens=min_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,

@@ -159,7 +159,8 @@ def _each(found, target, ready, measure: suites_lib.Measure, about) -> dict:
         fresh = [results.record(**one, step=step, about=about_step) for one in measure.lines(made)]
         path = results.write(target, fresh)
         lines += fresh
-        _say(f"step {step}: evaluated in {time.monotonic() - begun:.1f} s")
+        what = checkpoint if step is None else f"step {step}"
+        _say(f"{what}: evaluated in {time.monotonic() - begun:.1f} s")
     _say(results.table(lines) if lines else "nothing was evaluated")
     return {"results": lines, "path": path and str(path)}
 

@@ -27,6 +27,12 @@ def test_chat_answers_once(fake, capfd):
     assert capfd.readouterr().out == "red\n"
 
 
+@pytest.mark.parametrize("length", [0, -4])
+def test_a_context_of_nothing_is_refused(length):
+    with pytest.raises(errors.ConfigError, match=f"context_length = {length}; chat; use 1 or more"):
+        chat.chat(model=DECODER, model_dir="copy", once="say red", context_length=length)
+
+
 def test_chat_remembers_until_it_is_told_to_forget(fake, monkeypatch, capfd):
     seen = []
     ids = opening.ids

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from oracles import tiny
 
+from t5sft import errors
 from t5sft.data import define, prepare, records, sources, templates, vocab
 from t5sft.evaluate import answering, at_model, evaluator, ranks, scores, suites
 from t5sft.evaluate.answers import mmlu, ranking
@@ -296,3 +297,12 @@ def test_postprocessing_sees_the_other_features_of_an_example():
     functions = suites._functions(loaded, HOW)
     got = evaluator.answer(functions, asked, BYTES, "validation")["own_features"]
     assert got.metrics["last"] == pytest.approx(likelihood(loaded, *asked[0].rows[1].ids), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_examples", 0), ("shots", -1), ("answer_tokens", 0), ("samples", 0)]
+)
+def test_refuses_too_few_of_anything(name, value):
+    """No example ended in an IndexError; -1 shots were all but the last."""
+    with pytest.raises(errors.ConfigError, match=f"{name} = {value}; evaluate; use"):
+        at_model.Options(**{name: value})
