@@ -135,10 +135,10 @@ def reply(ready: Ready, prompts: Sequence[Sequence[int]], how: Decoding) -> list
     ]
 
 
-def log_probabilities(ready: Ready, rows: Sequence[likelihoods.Ids]) -> list[np.ndarray]:
-    """Returns the natural logarithm of the probability of every target token, row by row."""
+def judge(ready: Ready, rows: Sequence[likelihoods.Ids]) -> list[likelihoods.Judged]:
+    """Tells of every target token how likely it is, see `likelihoods.judge`."""
     check_positions(ready, max((len(row.inputs) + len(row.targets) for row in rows), default=0))
-    return likelihoods.log_probabilities(
+    return likelihoods.judge(
         ready.model,
         ready.params,
         rows,
@@ -154,9 +154,9 @@ def log_likelihoods(ready: Ready, rows: Sequence[Continuation]) -> list[float]:
 
     As in T5X (models.py, score_batch); not divided by any length.
     """
-    found = log_probabilities(ready, [row.ids for row in rows])
+    found = judge(ready, [row.ids for row in rows])
     return [
-        float(np.dot(np.asarray(one, np.float64), np.asarray(row.weights, np.float64)))
+        float(np.dot(one.logprobs.astype(np.float64), np.asarray(row.weights, np.float64)))
         for one, row in zip(found, rows, strict=True)
     ]
 
@@ -174,4 +174,4 @@ def generated_log_likelihoods(
         likelihoods.Ids(list(asked), one.tokens + ([end] if one.finished else []))
         for asked, one in zip(prompts, replies, strict=True)
     ]
-    return [float(np.sum(one, dtype=np.float64)) for one in log_probabilities(ready, rows)]
+    return [one.total() for one in judge(ready, rows)]

@@ -1,13 +1,12 @@
 """Benchmarks asked of a model: questions, prompts, answers or ranks, figures."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from t5sft import errors
 from t5sft.data import prepare as prepare_lib
 from t5sft.evaluate import answering, coding, judging, prompting, ranks, results, suites
-from t5sft.evaluate.answers import benchmarks, statistics
+from t5sft.evaluate.answers import benchmarks
 
 PREFIX = "benchmark:"  # of a benchmark whose name a SeqIO task of the run has, too
 
@@ -152,36 +151,19 @@ def prepare(name: str, ready: answering.Ready, options: Options) -> suites.Measu
     )
     prompts = [answering.prompt(ready, messages) for messages in protocol.conversations]
     known = {"protocol": protocol.name, "decode": protocol.decoding._asdict()}
-    chosen = {"extraction": options.extraction} if options.extraction else {}
+    known |= {"extraction": options.extraction} if options.extraction else {}
 
-    def run(loaded: answering.Ready) -> Mapping[str, Any]:
+    def run(loaded: answering.Ready) -> suites.Scored:
         replies = answering.reply(loaded, prompts, protocol.decoding)
-        texts = [one.text for one in replies]
-        scores = benchmark.score(questions, texts, options.extraction)
-        return {"replies": replies, "scores": scores}
-
-    def lines(made: Mapping[str, Any]) -> list[dict[str, Any]]:
-        scores: statistics.Scores = made["scores"]
-        rows = [
-            {"index": i, "prompt": messages[-1].content, "response": reply.text, **verdict}
-            for i, (messages, reply, verdict) in enumerate(
-                zip(protocol.conversations, made["replies"], scores.verdicts, strict=True)
-            )
+        scores = benchmark.score(questions, [one.text for one in replies], options.extraction)
+        answers = [
+            {"index": i, "prompt": messages[-1].content, "response": reply.text}
+            for i, (messages, reply) in enumerate(zip(protocol.conversations, replies, strict=True))
         ]
-        results.write_rows(options.output, rows)
-        more = {"by_kind": scores.by_group} if scores.by_group else {}
-        return [
-            results.of_benchmark(
-                name,
-                questions,
-                scores.values,
-                scores.standard_errors,
-                **known,
-                extraction=scores.verdicts[0].get("extraction"),
-                unfinished=sum(not one.finished for one in made["replies"]),
-                versions=results.versions("jax", "numpy", *benchmark.packages),
-                **more,
-            )
-        ]
+        unfinished = sum(not one.finished for one in replies)
+        extraction = scores.verdicts[0].get("extraction")
+        return suites.Scored(scores, answers, {"extraction": extraction, "unfinished": unfinished})
 
-    return suites.of_benchmark(name, questions, known | chosen, run, lines)
+    return suites.of_benchmark(
+        name, questions, known, run, output=options.output, packages=benchmark.packages
+    )

@@ -1,6 +1,5 @@
 """HumanEval at a model: several answers to each problem, run as `answers/programs.py` runs them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,30 +28,16 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
     known = {"protocol": f"zero, {options.samples} samples", "decode": how._asdict()}
     prompts = [answering.prompt(ready, one) for one in messages for _ in range(options.samples)]
 
-    def run(loaded: answering.Ready) -> Mapping[str, Any]:
+    def run(loaded: answering.Ready) -> suites.Scored:
         texts = [one.text for one in answering.reply(loaded, prompts, how)]
         size = options.samples
         grouped = [texts[i : i + size] for i in range(0, len(texts), size)]
         is_first = jax.process_index() == 0  # programs are run once, not once a process
         scores = programs.score(asked, grouped) if is_first else None
-        return {"scores": statistics.Scores(*answers_file.of_the_first(scores)), "texts": grouped}
-
-    def lines(made):
-        scores = made["scores"]
-        rows = [
-            {"prompt": one["prompt"], "responses": texts, **verdict}
-            for one, texts, verdict in zip(asked, made["texts"], scores.verdicts, strict=True)
+        answers = [
+            {"prompt": one["prompt"], "responses": texts}
+            for one, texts in zip(asked, grouped, strict=True)
         ]
-        results.write_rows(options.output, rows)
-        return [
-            results.of_benchmark(
-                NAME,
-                asked,
-                scores.values,
-                scores.standard_errors,
-                **known,
-                versions=results.versions("jax", "numpy"),
-            )
-        ]
+        return suites.Scored(statistics.Scores(*answers_file.of_the_first(scores)), answers)
 
-    return suites.of_benchmark(NAME, asked, known, run, lines)
+    return suites.of_benchmark(NAME, asked, known, run, output=options.output)

@@ -10,10 +10,7 @@ chats: texts are encoded as the harness does, the continuation of a decoder as p
 that of an encoder-decoder by itself.
 """
 
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from t5sft import errors
 from t5sft.data import vocab
@@ -53,13 +50,13 @@ def adapt(base: type, ready: answering.Ready, max_length: int) -> Any:
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         rows = [pair(ready, one.args[0], one.args[1], max_length) for one in requests]
-        found = _judge(ready, rows)
-        return [(_sum(one), bool(one.is_greedy.all())) for one in found]
+        found = answering.judge(ready, rows)
+        return [(one.total(), bool(one.is_greedy.all())) for one in found]
 
     def loglikelihood_rolling(self, requests) -> list[float]:
         windows = [rolling(ready, one.args[0], max_length) for one in requests]
-        found = iter(_judge(ready, [row for rows in windows for row in rows]))
-        return [sum(_sum(next(found)) for _ in rows) for rows in windows]
+        found = iter(answering.judge(ready, [row for rows in windows for row in rows]))
+        return [sum(next(found).total() for _ in rows) for rows in windows]
 
     def generate_until(self, requests) -> list[str]:
         out: dict[int, str] = {}
@@ -79,22 +76,6 @@ def adapt(base: type, ready: answering.Ready, max_length: int) -> Any:
         "generate_until": generate_until,
     }
     return type("T5sft", (base,), methods)()
-
-
-def _judge(ready: answering.Ready, rows: Sequence[likelihoods.Ids]) -> list[likelihoods.Judged]:
-    return likelihoods.judge(
-        ready.model,
-        ready.params,
-        rows,
-        start_id=ready.start_id,
-        batch_size=ready.batch_size,
-        mesh=ready.mesh,
-        rules=ready.rules,
-    )
-
-
-def _sum(one: likelihoods.Judged) -> float:
-    return float(np.sum(one.logprobs, dtype=np.float64))
 
 
 def _prefix(vocabulary: vocab.Vocabulary) -> int:

@@ -38,45 +38,27 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
     }
     is_first = jax.process_index() == 0  # a judge is paid once
 
-    def run(loaded: answering.Ready) -> Mapping[str, Any]:
+    def run(loaded: answering.Ready) -> suites.Scored:
+        scores = None
         if name == "pairwise":
             texts = _replies(loaded, [(Message("user", one["prompt"]),) for one in asked], how)
             pairs = [
                 judge_lib.Pair(one["prompt"], text, one["response"])
                 for one, text in zip(asked, texts, strict=True)
             ]
-            scores = judged.compare(pairs, ask) if ask and is_first else None
-            return {"answers": [[text] for text in texts], "scores": scores}
-        answers = two_turns(loaded, asked, how)
-        scores = judge_mt_bench(asked, answers, options, ask) if ask and is_first else None
-        return {"answers": answers, "scores": scores}
-
-    def lines(made):
-        scores = made["scores"]
-        verdicts = scores.verdicts if scores else [{}] * len(asked)
-        results.write_rows(
-            options.output,
-            [
-                {**_named(one), "responses": answers, **verdict}
-                for one, answers, verdict in zip(asked, made["answers"], verdicts, strict=True)
-            ],
-        )
-        if scores is None:
-            return []
-        more = {"by_category": scores.by_group} if scores.by_group else {}
-        return [
-            results.of_benchmark(
-                name,
-                asked,
-                scores.values,
-                scores.standard_errors,
-                **known,
-                versions=results.versions("jax", "numpy"),
-                **more,
-            )
+            answers = [[text] for text in texts]
+            if ask and is_first:
+                scores = judged.compare(pairs, ask)
+        else:
+            answers = two_turns(loaded, asked, how)
+            if ask and is_first:
+                scores = judge_mt_bench(asked, answers, options, ask)
+        told = [
+            {**_named(one), "responses": texts} for one, texts in zip(asked, answers, strict=True)
         ]
+        return suites.Scored(scores, told)
 
-    return suites.of_benchmark(name, asked, known, run, lines)
+    return suites.of_benchmark(name, asked, known, run, output=options.output, groups="by_category")
 
 
 def judge_mt_bench(asked, answers, options: Any, ask: judge_lib.Judge):

@@ -36,6 +36,10 @@ class Judged(NamedTuple):
     logprobs: np.ndarray  # [T] natural logarithms
     is_greedy: np.ndarray  # [T] bool: no token is likelier
 
+    def total(self) -> float:
+        """Returns the log-likelihood of the whole, nats."""
+        return float(np.sum(self.logprobs, dtype=np.float64))
+
 
 class _Plan(NamedTuple):
     """Rows of one shape."""

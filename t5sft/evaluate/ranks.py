@@ -37,54 +37,26 @@ def prepare(name: str, ready: answering.Ready, options: Any) -> suites.Measure:
     follow = _letter if name == "mmlu" else _option
     rows = [follow(ready, one, text) for one in questions for text in one["options"]]
 
-    def run(loaded: answering.Ready) -> Mapping[str, Any]:
+    over = mmlu.over_subjects if name == "mmlu" else statistics.over_tasks
+
+    def run(loaded: answering.Ready) -> suites.Scored:
         found = iter(answering.log_likelihoods(loaded, rows))
         sizes = iter(len(row.weights) for row in rows)
-        return {
-            "ranked": [
-                ranking.Question(
-                    f"{one['template']}\n{one['key']}",
-                    one["options"],
-                    [next(found) for _ in one["options"]],
-                    [next(sizes) for _ in one["options"]],
-                    one["right"],
-                )
-                for one in questions
-            ]
-        }
-
-    def lines(made):
-        ranked = made["ranked"]
-        chosen = [ranking.choose(one.logprobs) for one in ranked]
-        results.write_rows(
-            options.output,
-            [
-                {
-                    **one,
-                    "log_likelihoods": list(got.logprobs),
-                    "chosen": i,
-                    "is_right": i in got.right,
-                }
-                for one, got, i in zip(questions, ranked, chosen, strict=True)
-            ],
-        )
-        over = mmlu.over_subjects if name == "mmlu" else statistics.over_tasks
-        values, found_errors, by_task = _figures(questions, ranked, over)
-        return [
-            results.of_benchmark(
-                name,
-                questions,
-                values,
-                found_errors,
-                protocol=protocol,
-                end_token_scored=name != "mmlu",
-                versions=results.versions("jax", "numpy"),
-                reliability=_reliability(ranked),
-                **({"by_task": by_task} if by_task else {}),
+        ranked = [
+            ranking.Question(
+                f"{one['template']}\n{one['key']}",
+                one["options"],
+                [next(found) for _ in one["options"]],
+                [next(sizes) for _ in one["options"]],
+                one["right"],
             )
+            for one in questions
         ]
+        more = {"end_token_scored": name != "mmlu", "reliability": _reliability(ranked)}
+        return suites.Scored(_figures(questions, ranked, over), questions, more)
 
-    return suites.of_benchmark(name, questions, {"protocol": protocol}, run, lines)
+    known, output = {"protocol": protocol}, options.output
+    return suites.of_benchmark(name, questions, known, run, output=output, groups="by_task")
 
 
 def _option(ready: answering.Ready, question: Mapping, text: str) -> answering.Continuation:
@@ -106,8 +78,10 @@ def _letter(ready: answering.Ready, question: Mapping, text: str) -> answering.C
     return answering.Continuation(ids._replace(targets=ids.targets[:kept]), weights[:kept])
 
 
-def _figures(questions, ranked: Sequence[ranking.Question], over_tasks: Callable):
-    """The metrics, their standard errors, and of several tasks the accuracy of each."""
+def _figures(
+    questions, ranked: Sequence[ranking.Question], over_tasks: Callable
+) -> statistics.Scores:
+    """The metrics, and of several tasks the accuracy of each."""
     values = scores.ranked(ranked, [one["template"] for one in questions])
     options, likelihoods = [], []
     for one, got in zip(questions, ranked, strict=True):
@@ -119,13 +93,15 @@ def _figures(questions, ranked: Sequence[ranking.Question], over_tasks: Callable
     found = uncertainty.standard_errors(
         [scores.rank_classification], {"targets": options, "score": likelihoods}, values
     )
+    chosen = [ranking.choose(got.logprobs) for got in ranked]
+    right = [i in got.right for got, i in zip(ranked, chosen, strict=True)]
+    verdicts = [
+        {"log_likelihoods": list(got.logprobs), "chosen": i, "is_right": one}
+        for got, i, one in zip(ranked, chosen, right, strict=True)
+    ]
+    whole = statistics.Scores(values, found, verdicts)
     tasks = [one.get("task", "") for one in questions]
-    if len(set(tasks)) < 2:
-        return values, found, {}
-    right = [ranking.choose(got.logprobs) in got.right for got in ranked]
-    grouped = over_tasks(tasks, right)
-    values["accuracy_over_tasks"], found["accuracy_over_tasks"] = grouped.mean, grouped.error
-    return values, found, grouped.by_task
+    return statistics.with_tasks(whole, over_tasks(tasks, right)) if len(set(tasks)) > 1 else whole
 
 
 def _reliability(ranked: Sequence[ranking.Question]) -> list[dict[str, Any]]:

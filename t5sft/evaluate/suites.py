@@ -9,7 +9,7 @@ import jax
 from t5sft import errors
 from t5sft.data import prepare as prepare_lib
 from t5sft.evaluate import answering, evaluator, results
-from t5sft.evaluate.answers import ranking
+from t5sft.evaluate.answers import ranking, statistics
 
 
 class Measure(NamedTuple):
@@ -17,29 +17,59 @@ class Measure(NamedTuple):
 
     Args:
       key: (suite, task, split) of every line, known before anything runs.
-      run: a loaded model -> suite -> task -> evaluator.Answered.
+      run: a loaded model -> suite -> task -> evaluator.Answered; of a benchmark -> Scored.
       lines: what `run` gave -> arguments of `results.record`, a line each.
       asked: suite -> questions, for the report of SeqIO tasks.
       known: of every key what its line will hold, see `results.done`.
     """
 
     key: Sequence[tuple[str, str, str | None]]
-    run: Callable[[answering.Ready], Mapping[str, Any]]
-    lines: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+    run: Callable[[answering.Ready], Any]
+    lines: Callable[[Any], list[dict[str, Any]]]
     asked: Mapping[str, Any] = {}
     known: Mapping[tuple, Mapping[str, Any]] = {}
+
+
+class Scored(NamedTuple):
+    """What a model made of a benchmark."""
+
+    scores: statistics.Scores | None  # None: answered only, or scored on another process
+    answers: Sequence[Mapping[str, Any]]  # of each question, for --output; its verdict is added
+    more: Mapping[str, Any] = {}  # what the line holds besides
 
 
 def of_benchmark(
     name: str,
     questions: Sequence[Mapping],
     known: Mapping[str, Any],
-    run: Callable,
-    lines: Callable,
+    run: Callable[[answering.Ready], Scored],
+    *,
+    output: str | None = None,
+    packages: Sequence[str] = (),
+    groups: str = "by_kind",
 ) -> Measure:
-    """Returns the measure of a benchmark: one line, which will hold `known`."""
+    """Returns the measure of a benchmark: one line, which will hold `known`.
+
+    Args:
+      output: a JSONL file for every question with its answer and verdict.
+      packages: whose versions decide the figures.
+      groups: the name of the figures by group.
+    """
     key = (name, name, None)
     whole = {**known, "task_sha256": results.fingerprint(questions)}
+
+    def lines(made: Scored) -> list[dict[str, Any]]:
+        scores = made.scores
+        verdicts = scores.verdicts if scores else [{}] * len(questions)
+        rows = [{**one, **verdict} for one, verdict in zip(made.answers, verdicts, strict=True)]
+        results.write_rows(output, rows)
+        if scores is None:
+            return []
+        more = {**known, **made.more, **({groups: scores.by_group} if scores.by_group else {})}
+        more["versions"] = results.versions("jax", "numpy", *packages)
+        values, found_errors = scores.values, scores.standard_errors
+        return [results.of_benchmark(name, questions, values, found_errors, **more)]
+
     return Measure([key], run, lines, known={key: whole})
 
 

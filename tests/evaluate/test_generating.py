@@ -101,7 +101,7 @@ def test_rows_beyond_the_positions_of_the_weights_are_refused(fake, asked, capfd
     ready = opening.find(model_dir="copy", model=short, data=DATA)
     for use in (
         lambda: answering.reply(ready, [[5] * 36], answering.Decoding(6)),
-        lambda: answering.log_probabilities(ready, [likelihoods.Ids([5] * 36, [6] * 6)]),
+        lambda: answering.judge(ready, [likelihoods.Ids([5] * 36, [6] * 6)]),
     ):
         with pytest.raises(errors.DataError, match="were made for 40 positions"):
             use()
