@@ -75,7 +75,7 @@ options = at_model.Options(
     questions=f"{output}.jsonl", allow_code_execution=True, samples=2, temperature=0.5
 )
 measure = coding.prepare("humaneval", None, options)
-scores = measure.run(None)["scores"]
+scores = measure.run(None).scores
 with open(f"{output}.{index}", "w") as file:
     json.dump({"scores": scores, "ran": len(ran)}, file)
 """
