@@ -30,6 +30,9 @@ class Ready(NamedTuple):
     mesh: Any = None
     rules: Sequence = rules_lib.DEFAULT_RULES
     template_name: str = "plain"  # as `templates.get` takes it
+    vocabulary_name: str = (
+        ""  # as it was asked for: the vocabulary's own may be this machine's path
+    )
 
 
 class Reply(NamedTuple):

@@ -69,6 +69,7 @@ def find(
         mesh=mesh_lib.resolve(mesh),
         rules=rules,
         template_name=written,
+        vocabulary_name=name,
     )
 
 

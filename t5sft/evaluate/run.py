@@ -119,7 +119,7 @@ def describe(ready: answering.Ready) -> dict[str, Any]:
     return {
         "template": ready.template_name,
         "template_sha256": templates.fingerprint(ready.template_name),
-        "vocabulary": ready.vocabulary.name,
+        "vocabulary": ready.vocabulary_name,
         "vocabulary_sha256": ready.vocabulary.fingerprint(),
         "system": ready.system,
         "dtype": ready.model.dtype,

@@ -5,8 +5,11 @@ import pathlib
 import shutil
 
 import pytest
+from oracles import tiny
 
 from t5sft import cli
+from t5sft.data import prepare
+from t5sft.evaluate import opening, run
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "convert" / "fixtures" / "t5_1_1"
 MODEL = pathlib.Path(__file__).parents[2] / "tasks" / "village" / "vocab.model"
@@ -40,6 +43,15 @@ def test_a_benchmark_needs_no_gin_file(weights, tmp_path, capfd, monkeypatch):
     assert line["n"] == 1 and line["step"] is None and line["template"] == "plain"
     assert line["checkpoint"] == weights and line["vocabulary"].startswith(weights)
     assert (tmp_path / "evaluations" / "hf" / "evaluation" / "results.jsonl").is_file()
+
+
+def test_results_tell_the_tokenizer_as_it_was_named(tmp_path, monkeypatch):
+    """From another folder it was told by its path on this machine: --watch began anew elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    name = "tasks/village/vocab.model"
+    data = prepare.Data(task="village", vocabulary=name, template="plain")
+    ready = opening.find(model_dir=str(tmp_path), model=tiny.T5, data=data)
+    assert run.describe(ready)["vocabulary"] == name
 
 
 def test_a_seqio_task_needs_one_and_missing_weights_are_told(weights, capfd):
