@@ -9,6 +9,7 @@ write a manifest that fits, too.
 import concurrent.futures
 import json
 import os
+from collections.abc import Iterator
 
 import xxhash
 from etils import epath
@@ -92,13 +93,22 @@ def _difference(directory: epath.Path, name: str, recorded: dict) -> str | None:
 
 def _entry(path: epath.Path) -> dict:
     digest, size = xxhash.xxh3_128(), 0
+    with path.open("rb") as file:
+        for chunk in _chunks(file):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "xxh3": digest.hexdigest()}
+
+
+def _chunks(file) -> Iterator[bytes | memoryview]:
+    """The content of a file, piece by piece; a piece is gone when the next is asked for."""
+    if not hasattr(file, "readinto"):  # TensorFlow's GFile, by which etils reads buckets
+        yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+        return
     # One buffer for a file: a new one for each read would be mapped and unmapped by the kernel.
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with path.open("rb") as file:
-        while length := file.readinto(buffer):
-            digest.update(buffer[:length])
-            size += length
-    return {"bytes": size, "xxh3": digest.hexdigest()}
+    while length := file.readinto(buffer):
+        yield buffer[:length]
 
 
 def _names(directory: epath.Path, prefix: str = "") -> list[str]:

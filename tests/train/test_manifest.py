@@ -1,4 +1,7 @@
+import contextlib
+import io
 import json
+import types
 
 import pytest
 
@@ -71,6 +74,21 @@ def test_ignores_what_orbax_writes_after_the_seal(sealed):
     (sealed / "commit_success.txt").write_text("at 10:30")
     (sealed / "_CHECKPOINT_METADATA").write_text("{}")
     assert manifest.find_damage(sealed) is None
+
+
+def test_reads_buckets_that_only_read(tmp_path):
+    """GFile, by which etils opens gs://, has no readinto: no such checkpoint could be read."""
+    content = bytes(range(256)) * 4096
+    (tmp_path / "file").write_bytes(content)
+
+    class Bucket:
+        def open(self, mode):
+            opened = io.BytesIO(content)
+            plain = types.SimpleNamespace(read=opened.read)
+            return contextlib.nullcontext(plain)
+
+    assert manifest._entry(Bucket()) == manifest._entry(tmp_path / "file")
+    assert manifest._entry(Bucket())["bytes"] == 1 << 20
 
 
 def test_small_and_large_files_may_be_hashed_apart(tmp_path):
