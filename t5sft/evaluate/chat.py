@@ -105,12 +105,19 @@ class Conversation:
         self.reset()
 
     def reset(self, system: str | None = None) -> None:
-        """Forgets what was said; a system prompt takes the place of the one before."""
+        """Forgets what was said; a system prompt takes the place of the one before.
+
+        Raises:
+          DataError: the template writes no system prompt; nothing is changed.
+        """
+        if system is not None:
+            ready = self._ready._replace(system=system or None)
+            turns = (records.Message("user", "?"), records.Message("assistant", ""))
+            opening.ids(ready, records.Record(turns, "chat"), "/system")
+            self._ready = ready
         self.messages: list[records.Message] = []
         self._first = 0  # the first message that the model still sees
         self.finished = True
-        if system is not None:
-            self._ready = self._ready._replace(system=system or None)
 
     def ask(self, text: str, write: Callable[[str], None]) -> str:
         """Answers a message, giving the pieces of the answer to `write` as they come.
@@ -212,7 +219,10 @@ def _talk(conversation: Conversation) -> None:
         if command == "/reset":
             conversation.reset()
         elif command == "/system":
-            conversation.reset(system=rest)
+            try:
+                conversation.reset(system=rest)
+            except errors.DataError as error:
+                _note(f"not changed: {error}")
         elif line.startswith("/"):
             _note(f"{command} is unknown; {HELP}")
         elif line:

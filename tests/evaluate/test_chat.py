@@ -64,6 +64,14 @@ def test_chat_has_a_system_prompt(fake, monkeypatch):
     assert "Be kind." in texts[0] and "Be rude." in texts[1] and "say a" not in texts[1]
 
 
+def test_a_system_prompt_that_cannot_be_written_changes_nothing(fake, monkeypatch, capfd):
+    """It was kept, and every message after it refused."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("say a\n/system Be rude.\nsay b\n"))
+    chat.chat(model=DECODER, data=DATA, model_dir="copy")
+    told = capfd.readouterr()
+    assert told.out == "a\nb\n" and "not changed: the template" in told.err
+
+
 def test_nothing_is_shown_that_may_still_change():
     out = []
     shown = chat.Shown(out.append, stopping.Stop(BYTES.decode, ("END",)))
