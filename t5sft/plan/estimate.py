@@ -123,8 +123,9 @@ def estimate(
         state=state,
         temp=kept + max(logits, layer) + gradients,
         flops=step_flops / place.num_devices * passes / 3,
-        # Weights are written and read in each of three gathers; activations in every pass.
-        hbm=6 * weights * setting.microbatches
+        # Weights are written and read in each of three gathers, activations in every pass; what is
+        # kept of them once more.
+        hbm=(6 * weights + 2 * kept) * setting.microbatches
         + 2 * state
         + 4 * tokens * num_layers * (inner + 4 * stream) * passes,
         ici=ici,

@@ -5,6 +5,7 @@ the search ends where no estimate is faster than the best that was compiled.
 """
 
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -44,6 +45,15 @@ class Found:
     plan: measure.Plan | None
 
 
+class Guess(NamedTuple):
+    """An estimate, corrected by what was compiled."""
+
+    setting: estimate.Setting
+    seconds: roofline.StepSeconds
+    peak: float
+    wire: float
+
+
 def search(
     recipe: measure.Recipe, place: topology.Topology, base: measure.Plan, max_compiles: int
 ) -> list[Found]:
@@ -70,8 +80,8 @@ def search(
     while len(compiled) + len(refused) <= max_compiles:
         ranked = rank(costs, compiled, own, place)
         ranked = [guess for guess in ranked if guess.setting not in refused]
-        best = min((p.seconds.predicted for p in compiled.values() if p.seconds), default=0)
-        if not ranked or (best and ranked[0].seconds.predicted > FASTER * best):
+        fastest = min((p.seconds.predicted for p in compiled.values() if p.seconds), default=0)
+        if not ranked or (fastest and ranked[0].seconds.predicted > FASTER * fastest):
             _say("no other setting should fit and be faster")
             break
         setting, number = ranked[0].setting, len(compiled) + len(refused)
@@ -81,13 +91,18 @@ def search(
             refused.add(setting)
         else:
             compiled[setting] = plan
+    best = known["step_flops"] / place.num_chips / place.chip.flops
     room = place.chip.hbm_bytes / place.product.devices
-    ranked = [
-        guess
-        for guess in rank(costs, compiled, own, place)
-        if guess.peak <= room and guess.setting not in refused
-    ]
-    best_seconds = known["step_flops"] / place.num_chips / place.chip.flops
+    ranked = [guess for guess in rank(costs, compiled, own, place) if guess.peak <= room]
+    return _found(compiled, [guess for guess in ranked if guess.setting not in refused], best)
+
+
+def _found(compiled: Compiled, ranked: Iterable[Guess], best_seconds: float) -> list[Found]:
+    """Joins what fits, fastest first; of equals first what is compiled, then as ranked.
+
+    Args:
+      best_seconds: of a step that computes what the model asks for, and nothing else.
+    """
 
     def found(setting, seconds, peak, wire, plan=None) -> Found:
         return Found(setting, seconds, peak, wire, best_seconds / seconds.predicted, plan)
@@ -97,21 +112,8 @@ def search(
         for each, plan in compiled.items()
         if plan.seconds is not None and plan.counts is not None
     ]
-    fit += [found(*guess) for guess in ranked[:SHOWN]]
-
-    def key(each: Found) -> tuple[float, bool]:  # of equals first what is sure, then as ranked
-        return round(each.seconds.predicted, 6), each.plan is None
-
-    return sorted(fit, key=key)
-
-
-class Guess(NamedTuple):
-    """An estimate, corrected by what was compiled."""
-
-    setting: estimate.Setting
-    seconds: roofline.StepSeconds
-    peak: float
-    wire: float
+    fit += [found(*guess) for guess in itertools.islice(ranked, SHOWN)]
+    return sorted(fit, key=lambda each: (round(each.seconds.predicted, 6), each.plan is None))
 
 
 def rank(
