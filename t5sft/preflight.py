@@ -10,7 +10,7 @@ from typing import Any
 
 from t5sft import signatures, verbs
 from t5sft.errors import ConfigError, suggest
-from t5sft.statements import Binding, Import, Macro, Reference, Target, walk
+from t5sft.statements import Binding, Import, Macro, Reference, Target, check_macros_are_small, walk
 
 REQUIRED = ("gin.REQUIRED", "REQUIRED")
 ALLOWED_IMPORTS = ("t5sft", "optax")
@@ -50,6 +50,7 @@ def check(
     targets = {id(b): _target(b.selector, b, known) for b in bindings if b.parameter}
     macros = {b.macro: b for b in bindings if not b.parameter}
     _check_macros_are_used([b for b in macros.values() if b.symbols is None], bindings)
+    check_macros_are_small(macros)
     for binding in bindings:
         references = [leaf for leaf in walk(binding.value) if isinstance(leaf, Reference)]
         for reference in references:

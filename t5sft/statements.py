@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from t5sft import signatures
+from t5sft.errors import ConfigError
+
+_MOST_LEAVES, _MOST_DEEP = 100_000, 100  # of a macro, with all macros in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,28 @@ def walk(value: Any) -> Iterator[Any]:
             yield from walk(item)
     else:
         yield value
+
+
+def check_macros_are_small(macros: Mapping[str, Binding]) -> None:
+    """Sixty macros of two macros each would be 2^60 values."""
+    sizes: dict[str, int] = {}
+
+    def size(name: str, inside: tuple[str, ...]) -> int:
+        if name in inside or name not in macros:  # told elsewhere
+            return 1
+        if name not in sizes:
+            leaves = walk(macros[name].value) if len(inside) < _MOST_DEEP else ()
+            inner = (leaf.name if isinstance(leaf, Macro) else "" for leaf in leaves)
+            sizes[name] = sum(size(one, (*inside, name)) for one in inner)
+        if sizes[name] > _MOST_LEAVES or len(inside) >= _MOST_DEEP:
+            raise ConfigError(
+                f"macro %{name} holds more than {_MOST_LEAVES:,} values, or more than "
+                f"{_MOST_DEEP} macros in macros; {macros[name].where}; write a smaller one"
+            )
+        return sizes[name]
+
+    for name in macros:
+        size(name, ())
 
 
 def as_gin(bindings: Iterable[Binding]) -> str:

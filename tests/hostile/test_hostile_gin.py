@@ -96,3 +96,12 @@ def test_values_are_literals(tmp_path):
 def test_a_tower_of_brackets(tmp_path):
     tower = "(" * 5000 + "1" + ")" * 5000
     refuse(tmp_path, f"A = {tower}\n", "hostile.gin")
+
+
+def test_a_tower_of_macros(tmp_path):
+    """2^60 values in sixty lines; and a chain that is longer than Python's stack."""
+    use = "run.train.mixing = %M0\n"
+    doubled = "".join(f"M{i} = [%M{i + 1}, %M{i + 1}]\n" for i in range(60))
+    refuse(tmp_path, f"{doubled}M60 = 1\n{use}", "holds more than 100,000 values")
+    chain = "".join(f"M{i} = %M{i + 1}\n" for i in range(3000))
+    refuse(tmp_path, f"{chain}M3000 = 1\n{use}", "100 macros in macros")
