@@ -4,8 +4,8 @@
      "seconds": 1.25}
 
 Events: start, compile, restart (what is restored), step (a period of them), wait (for data), stall,
-save, evaluate, stop, lost (lines, on a full disk). A line is appended whole; nothing is ever taken
-back.
+save, evaluate, stop, lost (lines, on a full disk), hosts (seconds of a step that each spent by
+itself). A line is appended whole; nothing is ever taken back.
 """
 
 import contextlib

@@ -162,7 +162,9 @@ class Hooks:
         return f"examples {', '.join(named[:8])}{more}"
 
     def _write(self, values: dict | None):
-        if values is not None:
-            self.writer.write(
-                values.pop("step"), "train", values | self.times.figures(self.program.peak_seconds)
-            )
+        if values is None:
+            return
+        step = values.pop("step")
+        if each := self.times.each():
+            self.events.write("hosts", step=step, own_seconds=each)
+        self.writer.write(step, "train", values | self.times.figures(self.program.peak_seconds))

@@ -129,11 +129,13 @@ class Times:
             found["mfu"] = peak_seconds * steps / elapsed
         return found | self._slowest()
 
+    def each(self) -> dict[int, float]:
+        """Returns the seconds a step of every host, by process, as process 0 last heard them."""
+        beats = self._line.figures() if self._line is not None else {}
+        return {i: beat["own_seconds"] for i, beat in beats.items() if "own_seconds" in beat}
+
     def _slowest(self) -> dict[str, float]:
-        if self._line is None:
-            return {}
-        all_figures = self._line.figures().items()
-        own = {i: beat["own_seconds"] for i, beat in all_figures if "own_seconds" in beat}
+        own = self.each()
         if not own:
             return {}
         slowest = max(own, key=lambda i: own[i])

@@ -12,7 +12,7 @@ import pytest
 from test_run import DATA
 
 from t5sft.data import prepare
-from t5sft.train import hosts, metrics
+from t5sft.train import events, hosts, metrics
 
 STEPS = 6
 QUICK = ("--peer_seconds", "8", "--join_seconds", "60")
@@ -196,6 +196,9 @@ def test_a_straggler_is_in_the_figures_of_every_period(folder, tmp_path):
     assert {x["slowest_process"] for x in found} == {1.0}, found
     for values in found:
         assert values["slowest_own_seconds"] > 0.35 > 2 * values["median_own_seconds"], found
+    each = [x["own_seconds"] for x in events.read(tmp_path) if x["event"] == "hosts"]
+    assert len(each) == 30 and each[-1].keys() == {"0", "1"}
+    assert each[-1]["1"] > 0.35 > 2 * each[-1]["0"]
 
 
 @pytest.mark.slow
@@ -271,6 +274,7 @@ def test_the_own_time_of_a_host_is_what_it_does_not_wait(monkeypatch):
             now[0] += 2.0  # an eighth of it was work
         times.step(step)
     assert line.told == [{"step": 1, "own_seconds": 0.3}, {"step": 2, "own_seconds": 0.3}]
+    assert times.each() == {0: 0.1, 1: 0.5}
     assert times.figures() == {
         "slowest_process": 1.0,
         "slowest_own_seconds": 0.5,
@@ -284,7 +288,7 @@ def test_the_own_time_of_a_host_is_what_it_does_not_wait(monkeypatch):
 def test_alone_nothing_is_measured_or_compared():
     times = hosts.Times()
     times.step(1)
-    assert times.figures() == {}
+    assert times.figures() == {} == times.each()
     hosts.agree("configuration", {"seed": 0})
 
 
