@@ -171,10 +171,13 @@ class Terminal:
         command = [sys.executable, "-m", "t5sft", "chat", "--model_dir", base, *flags]
         mine, theirs = pty.openpty()
         self._fd, self.text, self._seen = mine, "", 0
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
             env=many.environment(folder, 1) | {"TERM": "dumb"}, start_new_session=True,
         )  # fmt: skip
+        signal.signal(signal.SIGINT, before)
         os.close(theirs)
 
     def wait(self, wanted, seconds=120):
