@@ -110,6 +110,7 @@ def test_oldest_turns_make_room_and_the_system_prompt_stays(model, fake, monkeyp
     assert told.err.count("does not see its oldest turns") == 1
     assert all("Be kind." in text for text in texts) and "say one" in texts[1]
     assert "say one" not in texts[3] and "say three" in texts[3]
+    assert texts[3].index("<|im_start|>user") < texts[3].index("<|im_start|>assistant")
     assert max(len(BYTES.encode(text)) for text in texts) <= 215
     assert [m["content"] for m in got["messages"]][:1] == ["say five"]
     assert [call["seeds"] for call in fake] == [[0], [1], [2], [3], [0]]

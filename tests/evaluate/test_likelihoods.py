@@ -98,3 +98,12 @@ def test_a_question_is_read_once_for_all_its_letters():
     alone = [judged("qwen2", [row])[0] for row in rows]
     for one, two in zip(found, alone, strict=True):
         np.testing.assert_allclose(one.logprobs, two.logprobs, atol=1e-5)
+
+
+def test_only_the_last_target_is_each_options_own():
+    rows = [Ids([3], [7, 8]), Ids([3], [7, 9])]
+    units = likelihoods._units(rows)
+    targets = np.array([[0, 7, 8, 0]])
+    ends = likelihoods._ends(targets, {0: (0, slice(1, 3))}, units, rows, num_ends=2)
+    assert units == [[0, 1]]
+    np.testing.assert_array_equal(ends[0], [[0, 0], [7, 7], [8, 9], [0, 0]])
