@@ -1,6 +1,7 @@
 """Numbers of batches mean the same rows before and after a change of the batch size."""
 
 import json
+import types
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from t5sft import errors
 from t5sft.data import batches
-from t5sft.train import position
+from t5sft.train import position, resume
 
 DATA = {"stream": 2, "data": "d1", "rates": "r1", "seed": 0, "batch_size": 8, "pack": True}
 HERE = position.Position(
@@ -91,3 +92,21 @@ def test_row_by_row(ours, theirs, first, length, batch):
     )
     assert ahead <= left_out or ours == theirs
     assert all(r >= batch * ours for r in left_out) or ours == theirs
+
+
+def test_a_checkpoint_of_another_version_is_not_passed_over():
+    """Where batches are to be left out, an earlier one was as good: only `restore` may refuse."""
+
+    class Checkpoints:
+        def steps(self):
+            return [1, 2]
+
+        def position(self, step):
+            return {"format": 9} if step == 2 else {}
+
+        def restore(self, step, **likes):
+            raise errors.CheckpointError(f"written by another version: step {step}")
+
+    like = types.SimpleNamespace(params=None, opt_state=None)
+    with pytest.raises(errors.CheckpointError, match="step 2"):
+        resume._restore(Checkpoints(), like, [(0, 1)], DATA, "fallback")
