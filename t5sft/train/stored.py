@@ -22,7 +22,7 @@ _SAVE_SECONDS = 3600  # longest background write before it counts as failed
 # What threads and tasks tell of a write that failed, a traceback for every array of a model. The
 # first such error is raised from `wait_until_finished` as well, and told to the user once.
 _TWICE = (
-    "Task exception was never retrieved",  # asyncio, of tasks that Orbax gathers
+    " exception was never retrieved",  # asyncio, of tasks and futures that Orbax gathers
     "_SignalingThread.run() raised an exception",  # Orbax, of what it raises later
     "Commit callback in background save thread",  # Orbax, of the same
     "Event loop is closed",  # TensorStore, of arrays still being written when Orbax gave up
