@@ -21,6 +21,7 @@ from t5sft.errors import ConfigError, DistributedError, StorageError, T5sftError
 from t5sft.verbs import MACRO_FLAGS, MANY, PROCESS_FLAGS, VERBS
 
 _Write = Callable[..., None]  # takes the object of --json
+_TEXTS = ("prompt", "once", "system")  # flags that a model reads
 _PLACE = ("coordinator", "num_processes", "process_id")
 _EPILOG = """\
   --gin.NAME=value      bind a macro (--gin.STEPS=100) or a parameter (--gin.T5.emb_dim=64);
@@ -98,6 +99,9 @@ def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace, list[str]
         what = "flag" if name.startswith("-") else "argument"
         hint = suggest(name, known)
         raise ConfigError(f"unknown {what} {name!r}{hint}; command line; see t5sft {verb} --help")
+    for name in _TEXTS:
+        if any("\ud800" <= c <= "\udfff" for c in getattr(flags, name, None) or ""):
+            raise ConfigError(f"--{name} is no UTF-8; command line; write it so")
     return verb, flags, bindings
 
 

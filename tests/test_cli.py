@@ -234,3 +234,10 @@ def test_flags_without_a_name_come_first_or_last(monkeypatch):
 def test_a_name_that_is_lacking_is_told(capfd):
     assert cli.main(["convert", "a"]) == 2
     assert "required: target; command line" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--prompt", "--system"])
+def test_a_text_that_is_no_utf8_is_refused(flag, capsys):
+    """Python hands such bytes over as half surrogates; tokenizers ended in a TypeError."""
+    assert cli.main(["generate", "--model_dir", "nowhere", flag, "a\udcff"]) == 2
+    assert f"{flag} is no UTF-8; command line" in capsys.readouterr().err
