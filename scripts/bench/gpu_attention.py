@@ -1,16 +1,13 @@
 """Attention on one GPU, every implementation: error against float32, milliseconds each way.
 
-python scripts/bench/gpu_attention.py [--cases llama t5_encoder ...] [--repeats 20] [--shapes]
+python scripts/bench/gpu_attention.py [--cases llama t5_encoder ...] [--runs triton ...]
 
 Rows are packed with random examples. Errors are |x - x_ref| / |x_ref| of the output and of all
 gradients, the reference (`reference.attend`) in float32 on inputs rounded to bfloat16. Milliseconds
-are of one layer, forward and then forward with backward. --shapes: the kernels of `triton`, each
-alone, cut and scheduled in other ways.
+are of one layer, forward and then forward with backward.
 """
 
 import argparse
-import concurrent.futures
-import functools
 import json
 import statistics
 import time
@@ -135,26 +132,34 @@ def error(got, want) -> list[float]:
     return found
 
 
-def compare(name: str, repeats: int) -> None:
+RUNS = {
+    "triton": triton.attend,
+    "cudnn": cudnn.attend,
+    "cudnn_no_segments": whole_rows,
+    "blockwise": blockwise.attend,
+    "reference": by_definition,
+}
+
+
+def unable(run: str, case: Case) -> bool:
+    """Whether an implementation cannot compute a case."""
+    is_plain = not case.is_biased and case.limits.soft_cap is None
+    if run == "cudnn_no_segments":
+        return not is_plain or case.limits.window is not None
+    return run == "cudnn" and not is_plain
+
+
+def compare(name: str, runs: list[str], repeats: int) -> None:
     """Prints a line for each implementation that can."""
     case = CASES[name]
     floats, own, given = arrays(case)
-    runs = {
-        "triton": triton.attend,
-        "cudnn": cudnn.attend,
-        "cudnn, no segments": whole_rows,
-        "blockwise": blockwise.attend,
-        "reference": by_definition,
-    }
-    if case.is_biased or case.limits.soft_cap is not None:
-        del runs["cudnn"]
-    if case.is_biased or case.limits != views.Limits(case.limits.causal):
-        del runs["cudnn, no segments"]
     wide = [x.astype(jnp.float32) for x in floats]
     with jax.default_matmul_precision("highest"):
         want = programs(by_definition, case)[1](wide, own, given)
-    for run, apply in runs.items():
-        forward, both = programs(apply, case)
+    for run in runs:
+        if unable(run, case):
+            continue
+        forward, both = programs(RUNS[run], case)
         try:
             errors = error(both(floats, own, given), want)
             times = [
@@ -168,84 +173,15 @@ def compare(name: str, repeats: int) -> None:
         print(json.dumps({"case": name, "run": run, **figures, "errors": errors}), flush=True)
 
 
-SHAPES = {
-    "forward": [
-        (128, 64, 4, 3),
-        (128, 64, 8, 3),
-        (128, 128, 8, 2),
-        (128, 128, 8, 3),
-        (64, 64, 4, 3),
-        (128, 32, 4, 4),
-        (128, 64, 4, 2),
-    ],
-    "keys": [
-        (64, 64, 4, 3),
-        (64, 64, 4, 2),
-        (64, 128, 8, 2),
-        (64, 128, 4, 2),
-        (32, 128, 4, 3),
-        (128, 64, 4, 2),
-        (128, 128, 8, 2),
-        (32, 64, 4, 3),
-    ],
-    "queries": [
-        (64, 64, 4, 3),
-        (64, 64, 4, 2),
-        (128, 64, 8, 2),
-        (128, 64, 4, 2),
-        (128, 32, 4, 3),
-        (64, 128, 4, 2),
-        (128, 128, 8, 2),
-    ],
-    "line": [(64, 64, 4, 2), (64, 64, 8, 1), (64, 64, 4, 1), (128, 64, 8, 1), (32, 64, 4, 2)],
-}
-
-
-def kernels(name: str, repeats: int) -> None:
-    """Prints the milliseconds of each kernel by its shape."""
-    case = CASES[name]
-    floats, own, given = arrays(case)
-    line = floats[3] if case.is_biased else None
-    zero = jnp.zeros(1, jnp.int32)
-    x = triton.Inputs(zero, *floats[:3], own, own, line)
-    plan = triton.Plan(case.limits, triton.Shapes(), False)
-    out, (_, _, log_z) = jax.jit(functools.partial(triton._forward, plan))(x)
-    product = out.astype(jnp.float32) * given.astype(jnp.float32)
-    more = (given, log_z, product.sum(axis=-1).swapaxes(1, 2))
-    runs = {
-        "forward": lambda plan, x, more: triton._forward(plan, x)[0],
-        "keys": triton._of_keys,
-        "queries": triton._of_queries,
-        "line": triton._of_line,
-    }
-
-    def prepare(kernel, shape):
-        shapes = triton.Shapes()._replace(**{kernel: triton.Shape(*shape)})
-        run = functools.partial(runs[kernel], triton.Plan(case.limits, shapes, False))
-        return jax.jit(run).lower(x, more).compile()
-
-    wanted = [(k, s) for k, each in SHAPES.items() for s in each if k != "line" or case.is_biased]
-    with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        futures = [pool.submit(prepare, *each) for each in wanted]
-        concurrent.futures.wait(futures)
-    for (kernel, shape), future in zip(wanted, futures, strict=True):
-        try:
-            took = milliseconds(future.result(), x, more, repeats=repeats)
-        except Exception as problem:
-            print(f"{name:18} {kernel:8} {shape} {str(problem)[:120]!r}", flush=True)
-            continue
-        print(f"{name:18} {kernel:8} {str(shape):20} {took:8.3f} ms", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--shapes", action="store_true")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     arguments = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}", flush=True)
     for name in arguments.cases:
-        (kernels if arguments.shapes else compare)(name, arguments.repeats)
+        compare(name, arguments.runs, arguments.repeats)
 
 
 if __name__ == "__main__":

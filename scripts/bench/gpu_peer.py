@@ -114,7 +114,7 @@ def measure(name: str, rows: int, steps: int, repeats: int, compiled: bool, chec
         "tflops": round(rows * FLOPS_OF_A_ROW[name] / took / 1e12, 1),
         "mfu": peak and round(rows * FLOPS_OF_A_ROW[name] / took / peak, 4),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
-        "loss": round(float(loss), 4),
+        "loss": round(loss.item(), 4),
     }
 
 

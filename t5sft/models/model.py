@@ -36,8 +36,9 @@ class Model:
       max_position_embeddings: longest row the weights were made for, which other frameworks want to
         be told; nothing is cut by it.
       remat: what the backward pass computes again, to save memory: "none", "dots" (all but matrix
-        products with a parameter), "full" (each block whole); "dots_offload" and "full_offload"
-        move what these two keep to the host's memory and back.
+        products with a parameter), "dots_attention" (nor what a kernel of attention made), "full"
+        (each block whole); "dots_offload" and "full_offload" move what "dots" and "full" keep to
+        the host's memory and back.
       scan_unroll: layers per step of the loop over layers; more take longer to compile, and may run
         faster.
       attention: the implementation, a name in `attention.NAMES`; "auto" picks by the devices'
@@ -92,14 +93,18 @@ class Model:
 
     def init(self, key: jax.Array) -> Params:
         """Draws the parameters; jit it with `out_shardings` to draw them in place."""
-        return nn.meta.unbox(self.net(self).init(key)["params"])
+        return nn.meta.unbox(self._boxed(key))
+
+    def _boxed(self, key: jax.Array) -> Params:
+        """Parameters with their names; in a loop over layers, or XLA compiles each one's draws."""
+        return self.net(dataclasses.replace(self, scan_unroll=1)).init(key)["params"]
 
     def abstract(self) -> tuple[Params, Params]:
         """Returns the shapes and the logical axis names of the parameters, using no memory.
 
         Two nested dicts like the parameters', of `jax.ShapeDtypeStruct` and of tuples of names.
         """
-        boxed = jax.eval_shape(self.net(self).init, jax.random.key(0))["params"]
+        boxed = jax.eval_shape(self._boxed, jax.random.key(0))
         is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
         return nn.meta.unbox(boxed), jax.tree.map(lambda x: x.names, boxed, is_leaf=is_box)
 

@@ -23,6 +23,10 @@ _TO_HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
 POLICIES = {
     "none": _keep_but_gathered,
     "dots": _policies.dots_with_no_batch_dims_saveable,
+    "dots_attention": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names("attention"),  # what the kernels name so
+    ),
     "dots_offload": _policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     "full": _policies.nothing_saveable,
     "full_offload": _policies.save_and_offload_only_these_names(

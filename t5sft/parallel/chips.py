@@ -1,7 +1,11 @@
 """What a chip can do: peak FLOP/s, memory, bandwidths. Plain facts; nothing of JAX is imported.
 
 TPU figures: docs.cloud.google.com/tpu/docs, the page of each version (read November 2026). NVIDIA
-figures: the data sheet of each card, dense bfloat16 with float32 accumulation, without sparsity.
+figures: dense bfloat16 with float32 accumulation, half of what data sheets give "with sparsity".
+Compared in November 2026 with what others quote of NVIDIA's data sheets: A100, H100 and B200 by
+glennklockwood.com/garden/processors (it names the sheets), H200 by the same and by itkb.uw.cz,
+B200's memory by NVIDIA's table of HGX B200. Not compared: H100 PCIe and NVL, H200 NVL, L4, L40S,
+A10G. An H200 reached 790e12 in products of 8192 x 8192.
 """
 
 from collections.abc import Iterable
@@ -44,10 +48,12 @@ CHIPS: dict[str, Chip] = {
         Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1638e9, 100e9, 2),
         Chip("tpu7x", ("TPU7x",), 2307e12, 192 * GIB, 7380e9, 100e9, 3, 2),
         Chip("a100-40gb", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE"), 312e12, 40 * GIB, 1555e9),
-        Chip("a100-80gb", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB"), 312e12, 80 * GIB, 2039e9),
+        Chip("a100-80gb", ("NVIDIA A100-SXM4-80GB",), 312e12, 80 * GIB, 2039e9),
+        Chip("a100-80gb-pcie", ("NVIDIA A100 80GB",), 312e12, 80 * GIB, 1935e9),
         Chip("h100-pcie", ("NVIDIA H100 PCIe",), 756e12, 80 * GIB, 2000e9),
         Chip("h100-nvl", ("NVIDIA H100 NVL",), 835e12, 94 * GIB, 3900e9),
         Chip("h100", ("NVIDIA H100",), 989.4e12, 80 * GIB, 3350e9),
+        Chip("h200-nvl", ("NVIDIA H200 NVL",), 835e12, 141 * 10**9, 4800e9),
         Chip("h200", ("NVIDIA H200",), 989.4e12, 141 * 10**9, 4800e9),
         Chip("b200", ("NVIDIA B200",), 2250e12, 180 * 10**9, 7700e9),
         Chip("l4", ("NVIDIA L4",), 121e12, 24 * GIB, 300e9),

@@ -27,7 +27,7 @@ class Recipe:
       shapes: SeqIO's feature name -> abstract array of the global batch.
       mesh: sizes, or None for all devices as data.
       steps: of the whole run.
-      guard: of bad batches; it judges inside the step. compiler_options: XLA's, for TPUs.
+      guard: of bad batches; it judges inside the step. compiler_options: XLA's.
     """
 
     model: Any

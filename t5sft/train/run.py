@@ -67,7 +67,7 @@ def train(
       guard: of bad batches; on_damage: "fallback" goes on from the step before a damaged one.
       skip_batches: ranges ((first, last), ...) of batches never learnt; goes back before them.
       allow_changes: resume with other data, tokenizer or batch size; config: the gin text, kept.
-      mesh: sizes; None is all devices as data; compiler_options: XLA's for TPUs.
+      mesh: sizes; None is all devices as data; compiler_options: XLA's.
     """
     directory = places.local(model_dir)
     mesh = mesh_lib.resolve(mesh)

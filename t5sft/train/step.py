@@ -167,9 +167,14 @@ def make_evaluate(model, objective: Callable, *, like: state.State, mesh, rules,
 
 
 def of_platform(compiler_options: dict | None, mesh) -> dict | None:
-    """Returns the compiler's options for TPUs if the mesh has some: others do not know them."""
-    is_tpu = mesh.devices.flat[0].platform == "tpu"
-    return dict(compiler_options) if compiler_options and is_tpu else None
+    """Returns the compiler's options that are of the mesh's platform: others do not know them.
+
+    Example: {"xla_tpu_a": True, "xla_gpu_b": False} on a CPU: None.
+    """
+    platform = mesh.devices.flat[0].platform
+    prefix = f"xla_{'gpu' if platform in ('cuda', 'rocm') else platform}_"
+    own = {k: v for k, v in (compiler_options or {}).items() if k.startswith(prefix)}
+    return own or None
 
 
 class Program(NamedTuple):
@@ -246,7 +251,7 @@ def build(
     """Compiles the step of a run; no parameter is made yet. The evaluation compiles on first use.
 
     Args:
-      compiler_options: XLA's for TPUs (gin/mesh/tpu_overlap.gin); without effect elsewhere.
+      compiler_options: XLA's, such as gin/mesh/tpu_overlap.gin; see `of_platform`.
 
     Raises:
       ConfigError: the batch or a parameter does not divide over the mesh.

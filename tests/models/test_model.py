@@ -69,12 +69,20 @@ def test_first_loss_is_near_that_of_a_uniform_guess():
     "model, change",
     [
         (tiny.T5, dict(remat="dots", scan_unroll=2)),
+        (tiny.T5, dict(remat="dots_attention", attention="blockwise")),
         (tiny.T5, dict(remat="full")),
         (tiny.GEMMA, dict(remat="full", scan_unroll=3)),
         (tiny.GEMMA, dict(remat="full_offload")),
         pytest.param(tiny.T5, dict(remat="dots_offload"), marks=pytest.mark.slow),
     ],
-    ids=["t5-dots-unrolled", "t5-full", "gemma-full-unrolled", "gemma-full-host", "t5-dots-host"],
+    ids=[
+        "t5-dots-unrolled",
+        "t5-dots-attention",
+        "t5-full",
+        "gemma-full-unrolled",
+        "gemma-full-host",
+        "t5-dots-host",
+    ],
 )
 def test_remat_and_unroll_change_speed_only(model, change):
     params, batch = tiny.initial(model), tiny.pack(tiny.examples())
@@ -85,6 +93,16 @@ def test_remat_and_unroll_change_speed_only(model, change):
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+@BOTH
+def test_unrolling_makes_the_start_no_longer_to_compile(model):
+    """24 + 24 layers of T5 unrolled took minutes to draw."""
+    key = jax.random.key(0)
+    plain, unrolled = (
+        str(jax.make_jaxpr(dataclasses.replace(model, scan_unroll=n).init)(key)) for n in (1, 2)
+    )
+    assert plain == unrolled
 
 
 @BOTH
