@@ -3,9 +3,9 @@
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -184,13 +184,12 @@ def python(program, *arguments, cwd=None):
 
 
 def test_help_answers_in_half_a_second(tmp_path):
-    seconds = []
-    for _ in range(3):
-        before = time.perf_counter()
-        ran = python(["-m", "t5sft"], "--help", cwd=tmp_path)
-        seconds.append(time.perf_counter() - before)
-        assert ran.returncode == 0 and ran.stdout.startswith("usage: t5sft VERB")
-    assert min(seconds) < 0.5  # the least of three: the machine may be busy
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = python(["-m", "t5sft"], "--help", cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ran.returncode == 0 and ran.stdout.startswith("usage: t5sft VERB")
+    # Of the CPU, not of the clock: the machine may be busy.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_help_imports_the_standard_library_only(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from t5sft import errors
 from t5sft.convert import foreign
-from t5sft.train import checkpoint, manifest, stored
+from t5sft.train import checkpoint, manifest, places, stored
 
 POLL_SECONDS = 2.0
 
@@ -51,8 +51,8 @@ def home(model_dir, results_dir: str | None) -> pathlib.Path:
     Nothing is written among weights: a checkpoint with a file more than its manifest is refused.
     """
     if results_dir is not None:
-        return pathlib.Path(results_dir).expanduser()
-    path = pathlib.Path(model_dir).expanduser()
+        return places.local(results_dir)
+    path = places.local(model_dir)
     if (path / "config.gin").exists():
         return path
     try:

@@ -56,6 +56,8 @@ def test_results_of_bare_weights_do_not_lie_among_them(tmp_path, monkeypatch):
     assert steps.home(tmp_path / "run" / "checkpoints" / "5", None) == tmp_path / "run"
     assert str(steps.home(tmp_path / "weights", None)) == "evaluations/weights"
     assert steps.home(tmp_path / "weights", str(tmp_path / "x")) == tmp_path / "x"
+    with pytest.raises(errors.ConfigError, match="a bucket"):  # not a folder gs:/ here
+        steps.home("gs://b/run", None)
     # A run that has begun and saved nothing was taken for weights of others.
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     for name in ("begun", "not_begun"):
@@ -95,7 +97,7 @@ def test_results_got_otherwise_do_not_count_as_done(tmp_path):
     """A watch passed over steps that had been evaluated with fewer questions, or of another run."""
     key = ("b", "b", None)
     how = {"protocol": "few, 5 shots", "decode": answering.Decoding(8, ("Q:",))._asdict()}
-    known = suites.of_benchmark("b", [{"q": 1}], how, print, print).known[key]
+    known = suites.of_benchmark("b", [{"q": 1}], how, print).known[key]
     about = {"checkpoint": str(tmp_path / "run" / "checkpoints" / "5")}
     one = results.of_benchmark("b", [{"q": 1}], {"accuracy": 1.0}, {}, **how)
     results.write(tmp_path, [results.record(**one, step=5, about=about)])
@@ -104,5 +106,5 @@ def test_results_got_otherwise_do_not_count_as_done(tmp_path):
     assert results.done(tmp_path, {key: known}, str(tmp_path / "other")) == set()
     for other in ({"protocol": "zero"}, {"decode": answering.Decoding(9)._asdict()}):
         assert results.done(tmp_path, {key: known | other}) == set()
-    more = suites.of_benchmark("b", [{"q": 1}, {"q": 2}], how, print, print).known
+    more = suites.of_benchmark("b", [{"q": 1}, {"q": 2}], how, print).known
     assert results.done(tmp_path, more) == set()

@@ -25,7 +25,7 @@ from t5sft.data.settings import Data
 FORMAT = 3  # of the files of a prepared split
 # Of what a row becomes: readers, templates, policies, tokens. Raised when any of them gives other
 # tokens (tests/golden/test_tokens.py tells), so that prepared data outlives every other change.
-SEMANTICS = 1
+SEMANTICS = 2
 _PACKAGES = ("seqio", "tensorflow-datasets", "sentencepiece", "tokenizers", "jinja2")
 _RACY_NS = 2_000_000_000  # a file changed so shortly before it was measured may change unseen
 _ROOT = "$T5SFT_DATA/"
