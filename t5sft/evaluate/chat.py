@@ -100,7 +100,9 @@ class Conversation:
 
     def __init__(self, ready: answering.Ready, how: settings_lib.Settings, context_length: int):
         self._ready, self._how, self._context = ready, how, context_length
-        answer = how.max_new_tokens - 1 if ready.model.layout == "decoder" else 0
+        is_decoder = ready.model.layout == "decoder"
+        answer = how.max_new_tokens - 1 if is_decoder else 0
+        self._more = "fewer max_new_tokens" if is_decoder else "more context_length"
         self._room = context_length - answer  # of a prompt; the last token is not read
         self.reset()
 
@@ -171,8 +173,7 @@ class Conversation:
         if len(prompt) > self._room:
             raise errors.DataError(
                 f"the message takes {len(prompt):,} tokens with its template, {self._room:,} fit "
-                f"in the context of {self._context:,}; chat; shorten it, or give fewer "
-                "max_new_tokens"
+                f"in the context of {self._context:,}; chat; shorten it, or give {self._more}"
             )
         if first > self._first == 0:
             _note(

@@ -1,6 +1,7 @@
 """Models give the same by every implementation, on any mesh; wrong choices are told."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -77,8 +78,16 @@ def test_auto_goes_by_platform_length_and_features():
         choice.Case("gpu", 2048, 2048, head_dim=96): "cudnn",
         choice.Case("gpu", 2048, 2048, head_dim=96, soft_cap=50.0): "blockwise",
         choice.Case("gpu", 2048, 2048, dtype="float32"): "blockwise",
+        choice.Case("gpu", 2048, 2048, capability=7.5): "blockwise",
+        choice.Case("gpu", 2048, 2048, head_dim=96, capability=0.0): "blockwise",
     }
     assert {case: choice.resolve("auto", case) for case in cases} == cases
+
+
+@pytest.mark.parametrize(("told", "value"), [("9.0", 9.0), ("7.5", 7.5), ("gfx942", 0.0)])
+def test_knows_what_a_gpu_can(told, value):
+    assert choice.capability(types.SimpleNamespace(compute_capability=told)) == value
+    assert choice.capability(jax.devices()[0]) == 0.0
 
 
 @pytest.mark.parametrize(

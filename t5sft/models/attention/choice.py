@@ -23,6 +23,17 @@ class Case(NamedTuple):
     soft_cap: float | None = None
     is_biased: bool = False  # T5's relative bias
     is_split: bool = False  # the mesh splits rows (context)
+    capability: float = 8.0  # of an NVIDIA GPU: 8.0 is an A100; 0: another maker's
+
+
+def _nvidia(case: Case) -> str | None:
+    if case.platform != "gpu":
+        return f"runs on NVIDIA GPUs, not on {case.platform}"
+    if case.capability < 8:
+        return f"needs an NVIDIA GPU of compute capability 8.0 or later, not {case.capability}"
+    if case.dtype != "bfloat16":
+        return f"computes in bfloat16, not in {case.dtype}"
+    return None
 
 
 def _anything(case: Case) -> str | None:
@@ -51,29 +62,21 @@ def _fused(case: Case) -> str | None:
 
 
 def _cudnn(case: Case) -> str | None:
-    if case.platform != "gpu":
-        return f"runs on NVIDIA GPUs, not on {case.platform}"
     if case.is_biased:
         return "has no relative bias by blocks"
     if case.soft_cap is not None:
         return "has no soft cap"
-    if case.dtype != "bfloat16":
-        return f"computes in bfloat16, not in {case.dtype}"
     if case.head_dim % 8 or case.head_dim > 128:
         return f"wants heads of up to 128 features, a multiple of 8, not {case.head_dim}"
     if case.num_queries % 2 or case.num_keys % 2:
         return f"wants rows of even length, not {case.num_queries} and {case.num_keys}"
-    return None
+    return _nvidia(case)
 
 
 def _triton(case: Case) -> str | None:
-    if case.platform != "gpu":
-        return f"runs on NVIDIA GPUs, not on {case.platform}"
-    if case.dtype != "bfloat16":
-        return f"computes in bfloat16, not in {case.dtype}"
     if case.head_dim not in (16, 32, 64, 128):
         return f"wants heads of 16, 32, 64 or 128 features, not {case.head_dim}"
-    return None
+    return _nvidia(case)
 
 
 # Fastest first: auto takes the first that has no reason against.
@@ -93,9 +96,21 @@ def platform() -> str:
 
     That of the mesh: `t5sft plan` compiles for TPUs in a process that has CPUs only.
     """
-    active = rules.active()
-    name = active[0].devices.flat[0].platform if active else jax.default_backend()
+    name = _device().platform
     return "gpu" if name in ("cuda", "rocm") else name
+
+
+def capability(device: Any) -> float:
+    """Returns the compute capability of an NVIDIA GPU; 0.0 of what has none, as AMD's gfx942."""
+    try:
+        return float(getattr(device, "compute_capability", 0.0))
+    except ValueError:
+        return 0.0
+
+
+def _device() -> Any:
+    active = rules.active()
+    return active[0].devices.flat[0] if active else jax.devices()[0]
 
 
 def resolve(name: str, case: Case) -> str:
@@ -147,6 +162,7 @@ def view(
         soft_cap=c.attention_soft_cap,
         is_biased=table is not None,
         is_split=rules.split_ways("length") > 1,
+        capability=capability(_device()),
     )
     # Parameters do not depend on it, and they are declared on one token, maybe without a mesh.
     name = "reference" if module.is_initializing() else resolve(c.attention, case)
