@@ -172,7 +172,7 @@ class Model:
         every step: half of its time. Others read slices in place. `cached.together` of the cache
         undoes it.
         """
-        if attention.platform() != "cpu":
+        if rules.platform() != "cpu":
             return params, cache
         return params | {"decoder": stack.apart(params["decoder"])}, cached.apart(cache)
 

@@ -196,6 +196,21 @@ def active() -> tuple[Mesh, Rules] | None:
     return None if now is None else (now.mesh, now.rules)
 
 
+def device() -> Any:
+    """Returns a device that the program is compiled for: of the active mesh, else JAX's first.
+
+    `t5sft plan` compiles for TPUs in a process that has CPUs only.
+    """
+    here = active()
+    return here[0].devices.flat[0] if here else jax.devices()[0]
+
+
+def platform() -> str:
+    """Returns the platform of `device`: "cpu", "tpu" or "gpu"."""
+    name = device().platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
 def in_region() -> tuple[Mesh, Rules] | None:
     """The same inside `explicit.region`, None elsewhere."""
     now = _active.get()

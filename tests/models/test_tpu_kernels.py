@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from oracles import softmax
 
-from t5sft.models.attention import choice, fused, splash, views
+from t5sft.models.attention import fused, splash, views
 from t5sft.parallel import mesh as mesh_lib
 from t5sft.parallel import rules
 from t5sft.plan import collectives, count
@@ -104,7 +104,7 @@ def test_the_mesh_decides_though_the_process_has_cpus():
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     over = mesh_lib.make_mesh(devices=[device("v5e:2x2")])
     with rules.using(over):
-        assert choice.platform() == "tpu"
+        assert rules.platform() == "tpu"
     sizes = dict(vocab_size=256, emb_dim=128, mlp_dim=256, num_heads=2, head_dim=64)
     model = t5.T5(num_encoder_layers=1, num_decoder_layers=1, dtype="bfloat16", **sizes)
     names = [f"{side}_{part}" for side in ("encoder", "decoder") for part in PARTS]

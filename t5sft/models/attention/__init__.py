@@ -5,7 +5,7 @@ runs is the model's field `attention` and the devices' platform (`choice.py`).
 """
 
 from t5sft.models.attention.bias import buckets, row_bias, slot_bias
-from t5sft.models.attention.choice import NAMES, platform, view
+from t5sft.models.attention.choice import NAMES, view
 from t5sft.models.attention.module import Attention
 from t5sft.models.attention.reference import mix, scores
 from t5sft.models.attention.views import (
@@ -30,7 +30,6 @@ __all__ = [
     "choose",
     "mix",
     "packed_mask",
-    "platform",
     "row_bias",
     "scores",
     "slot_bias",

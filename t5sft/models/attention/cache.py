@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from t5sft import errors
-from t5sft.models.attention.choice import platform
 from t5sft.models.attention.views import MASKED
 from t5sft.parallel import rules
 
@@ -141,7 +140,7 @@ def write(kept: Any, new: Any, slots: jax.Array) -> Any:
     """
     if isinstance(kept, list):
         return new
-    rows, by_rows = jnp.arange(slots.shape[0]), platform() == "tpu"
+    rows, by_rows = jnp.arange(slots.shape[0]), rules.platform() == "tpu"
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:  # indices apart: their axis comes first
         if by_rows:

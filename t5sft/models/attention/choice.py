@@ -91,26 +91,12 @@ REASONS: dict[str, Callable[[Case], str | None]] = {
 NAMES = ("auto", *REASONS)
 
 
-def platform() -> str:
-    """Platform of the devices that the program is compiled for.
-
-    That of the mesh: `t5sft plan` compiles for TPUs in a process that has CPUs only.
-    """
-    name = _device().platform
-    return "gpu" if name in ("cuda", "rocm") else name
-
-
 def capability(device: Any) -> float:
     """Returns the compute capability of an NVIDIA GPU; 0.0 of what has none, as AMD's gfx942."""
     try:
         return float(getattr(device, "compute_capability", 0.0))
     except ValueError:
         return 0.0
-
-
-def _device() -> Any:
-    active = rules.active()
-    return active[0].devices.flat[0] if active else jax.devices()[0]
 
 
 def resolve(name: str, case: Case) -> str:
@@ -154,7 +140,7 @@ def view(
     """
     c = module.config
     case = Case(
-        platform=platform(),
+        platform=rules.platform(),
         num_queries=query_segments.shape[1],
         num_keys=key_segments.shape[1],
         head_dim=c.head_dim,
@@ -162,7 +148,7 @@ def view(
         soft_cap=c.attention_soft_cap,
         is_biased=table is not None,
         is_split=rules.split_ways("length") > 1,
-        capability=capability(_device()),
+        capability=capability(rules.device()),
     )
     # Parameters do not depend on it, and they are declared on one token, maybe without a mesh.
     name = "reference" if module.is_initializing() else resolve(c.attention, case)
