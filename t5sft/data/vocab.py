@@ -212,7 +212,6 @@ class Bytes:
         return hashlib.sha256(b"bytes, pad 0, eos 1, bos 2, 32 sentinels").hexdigest()
 
 
-@functools.lru_cache(maxsize=8)
 def load(name: str) -> Vocabulary:
     """Opens a vocabulary.
 
@@ -241,6 +240,12 @@ def load(name: str) -> Vocabulary:
                 "give the directory of a tokenizer"
             )
         path = models[0]
+    return _open(path, path.absolute())
+
+
+@functools.lru_cache(maxsize=8)
+def _open(path: pathlib.Path, absolute: pathlib.Path) -> Vocabulary:
+    """Opens a file once; `absolute` tells a relative path from that of another directory."""
     if path.suffix == ".json":
         from t5sft.data import tokenizer_json
 

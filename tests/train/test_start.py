@@ -154,3 +154,10 @@ def test_shipped_bases_tell_their_model_and_tokenizer(name):
     vocabulary = vocab.load("tasks/village/vocab.model")
     assert start.tokenizer_of(path) == vocabulary.name
     assert start.find(path, model, vocabulary).notes == []
+
+
+def test_a_tokenizer_is_named_from_where_one_is(tmp_path, monkeypatch):
+    """It was named as in the directory in which it had been opened first."""
+    here = vocab.load("tasks/village/vocab.model").name
+    monkeypatch.chdir(tmp_path)
+    assert vocab.load("tasks/village/vocab.model").name != here == "tasks/village/vocab.model"
