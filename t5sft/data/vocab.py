@@ -240,11 +240,11 @@ def load(name: str) -> Vocabulary:
                 "give the directory of a tokenizer"
             )
         path = models[0]
-    return _open(path, path.absolute())
+    return opened(path, path.absolute())
 
 
 @functools.lru_cache(maxsize=8)
-def _open(path: pathlib.Path, absolute: pathlib.Path) -> Vocabulary:
+def opened(path: pathlib.Path, absolute: pathlib.Path) -> Vocabulary:
     """Opens a file once; `absolute` tells a relative path from that of another directory."""
     if path.suffix == ".json":
         from t5sft.data import tokenizer_json

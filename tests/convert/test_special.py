@@ -37,7 +37,7 @@ def test_tokens_follow_the_highest_id(kind, tmp_path):
     tokenizer(tmp_path, kind)
     before = vocab.load(str(tmp_path)).encode("w3 w5")
     assert special.add(tmp_path, [*NEW, "</s>"]) == {NEW[0]: 64, NEW[1]: 65, "</s>": 63}
-    vocab.load.cache_clear()
+    vocab.opened.cache_clear()
     after = vocab.load(str(tmp_path))
     assert [after.control_id(token) for token in NEW] == [64, 65]
     assert after.encode("w3 w5") == before and after.size == 66

@@ -82,7 +82,7 @@ def test_changed_bytes_of_the_tokenizer_are_told(data):
     publish(data)
     path = pathlib.Path(data.vocabulary)
     path.write_bytes(path.read_bytes() + b"\x10\x01")  # an unknown field: the model still opens
-    vocab.load.cache_clear()
+    vocab.opened.cache_clear()
     assert why(data) == "the content of the vocabulary changed"
 
 

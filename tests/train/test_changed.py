@@ -56,7 +56,7 @@ def kept(tmp_path):
 
 def go_on(data, folder, **options):
     """As a new process, which has nothing in memory."""
-    vocab.load.cache_clear()
+    vocab.opened.cache_clear()
     for split in inputs.SPLITS:
         prepare.prepare_split(data, "encoder_decoder", split)
     return train(data, folder / "run", **{"eval_every": 0, "save_every": 0, **options})
