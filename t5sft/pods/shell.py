@@ -32,9 +32,9 @@ def run(found: description.Description, result: str) -> str:
       result: file for what it prints on stdout.
     """
     return f"""\
+trap 'if [ -n "${{!-}}" ]; then kill -TERM "$!" 2> /dev/null; else exit 143; fi' TERM INT
 {found.line()} > {result} &
 child=$!
-trap 'kill -TERM "$child" 2> /dev/null' TERM INT
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2> /dev/null; do # a signal ends wait, not the run
