@@ -52,6 +52,11 @@ def read_object(path: Any) -> dict[str, Any]:
         text = file.read(_MAX_OBJECT_BYTES + 1)
     if len(text) > _MAX_OBJECT_BYTES:
         raise ValueError(f"more than {_MAX_OBJECT_BYTES} bytes")
+    return parse_object(text)
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Returns the JSON object of a text; ValueError as `read_object`."""
     try:
         content = json.loads(text)
     except RecursionError as error:

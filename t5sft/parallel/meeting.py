@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t5sft import errors
+from t5sft import errors, paths
 
 PROTOCOL = 1
 _LONGEST = 1 << 22  # bytes of a line
@@ -36,15 +36,7 @@ class Link:
         """Returns the next object, or None at the end. Raises TimeoutError, OSError, ValueError."""
         self._socket.settimeout(seconds)
         line = self._lines.readline(_LONGEST)
-        if not line:
-            return None
-        try:
-            message = json.loads(line)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not isinstance(message, dict):
-            raise ValueError("not an object")
-        return message
+        return paths.parse_object(line) if line else None
 
     def end(self) -> None:
         """Makes `receive` return None on both sides."""

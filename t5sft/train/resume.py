@@ -162,6 +162,7 @@ def changed_settings(before: str, after: str) -> list[str]:
 
 
 def remembering(now: state.State, like: state.State, guard: guard_lib.Guard, saved):
+    """Returns the state with what its guard remembers: `saved`, or nothing yet."""
     if not like.guard:
         return now
     place = lambda x, leaf: jax.device_put(x, leaf.sharding)  # noqa: E731

@@ -1,5 +1,6 @@
 """The mesh has the sizes asked for, or says which sizes would work."""
 
+import re
 import types
 
 import jax
@@ -46,8 +47,14 @@ def test_says_what_would_work(sizes, said):
         mesh.make_mesh(**sizes)
 
 
-def test_the_advice_works():
-    mesh.make_mesh(data=-1, fsdp=2, tensor=4)
+@pytest.mark.parametrize("sizes", [dict(tensor=3), dict(fsdp=4, tensor=4), dict(data=2, tensor=2)])
+def test_the_advice_works(sizes):
+    with pytest.raises(errors.ConfigError) as raised:
+        mesh.make_mesh(**sizes)
+    advice = dict(re.findall(r"(\w+)=(-?\d+)", str(raised.value).rpartition("; use ")[2]))
+    made = mesh.make_mesh(**{axis: int(size) for axis, size in advice.items()})
+    assert made.size == len(jax.devices())
+    assert all(made.shape[axis] == int(size) for axis, size in advice.items() if size != "-1")
 
 
 def test_a_part_of_the_devices():

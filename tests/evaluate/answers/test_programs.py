@@ -36,6 +36,11 @@ def test_every_form_of_an_answer_is_found(name):
     exec(programs.program(QUESTION, RIGHT[name]), scope)  # our own text
 
 
+def test_a_wrong_answer_is_told_from_those():
+    with pytest.raises(AssertionError):
+        exec(programs.program(QUESTION, WRONG["wrong"]), {})
+
+
 def test_nothing_runs_without_leave(tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox, "_run", lambda *_: pytest.fail("something ran"))
     (tmp_path / "a.jsonl").write_text('{"index": 0, "response": "x"}\n')
