@@ -1,8 +1,10 @@
 """What lies in one checkpoint directory: writing it sealed, verifying it, reading it back."""
 
 import concurrent.futures
+import functools
 import logging
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,31 +21,37 @@ CHUNK_BYTES = 64 << 20  # read, decoded and compressed at once
 _SAVE_SECONDS = 3600  # longest background write before it counts as failed
 
 
-# What threads and tasks tell of a write that failed, a traceback for every array of a model. The
-# first such error is raised from `wait_until_finished` as well, and told to the user once.
+# What threads tell of a write that failed, a traceback for every array of a model. The first such
+# error is raised from `wait_until_finished` as well, and told to the user once.
 _TWICE = (
-    " exception was never retrieved",  # asyncio, of tasks and futures that Orbax gathers
     "_SignalingThread.run() raised an exception",  # Orbax, of what it raises later
     "Commit callback in background save thread",  # Orbax, of the same
-    "Event loop is closed",  # TensorStore, of arrays still being written when Orbax gave up
 )
+_GIVEN_UP = "Event loop is closed"  # TensorStore, of arrays being written when Orbax gave up
 
 
+@functools.cache
 def _tell_once() -> None:
+    """Hides what repeats an error of a save; the error itself is raised."""
     for name in ("asyncio", "absl"):
-        logging.getLogger(name).addFilter(
-            lambda record: not any(text in record.getMessage() for text in _TWICE)
-        )
+        logging.getLogger(name).addFilter(lambda record: not _is_repeated(record))
     plain = sys.unraisablehook
 
     def hook(raised):
-        if str(raised.exc_value) not in _TWICE:
+        if str(raised.exc_value) != _GIVEN_UP:
             plain(raised)
 
     sys.unraisablehook = hook
 
 
-_tell_once()
+def _is_repeated(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    if " exception was never retrieved" not in text:
+        return any(each in text for each in _TWICE)
+    # Asyncio's, of a task or of several gathered: only where Orbax awaited them.
+    error = record.exc_info[1] if record.exc_info else None
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    return any("orbax" in frame.filename for frame in frames)
 
 
 class _SealingHandler(ocp.CompositeCheckpointHandler):
@@ -70,6 +78,7 @@ def open_orbax(**handlers) -> ocp.AsyncCheckpointer:
         name: ocp.JsonCheckpointHandler(filename=f"{name}.json")
         for name in ("data", "run", "metrics")
     }
+    _tell_once()
     return ocp.AsyncCheckpointer(_SealingHandler(**trees, **texts), timeout_secs=_SAVE_SECONDS)
 
 

@@ -1,5 +1,6 @@
 """A file system that is really full or really read-only: exit 6, and the last good step stays."""
 
+import logging
 import os
 import subprocess
 import time
@@ -19,7 +20,7 @@ from test_run import (  # noqa: F401  fixtures
 )
 
 from t5sft import errors
-from t5sft.train import events
+from t5sft.train import events, stored
 
 
 def mount(*words):
@@ -114,6 +115,25 @@ def test_a_full_disk(data, whole, disk, monkeypatch, left, save_every, good):  #
     names = {path.name for path in (model_dir / "checkpoints").iterdir()}
     assert all(name.isdecimal() or name == "best.json" for name in names)  # no litter
     assert [x["why"] for x in events.read(model_dir) if x["event"] == "stop"][-1] == "done"
+
+
+def test_only_what_repeats_a_save_s_error_is_hidden():
+    def record(text, error=None):
+        info = (type(error), error, error.__traceback__) if error else None
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, text, None, info)
+
+    def raised(file):
+        try:
+            exec(compile("raise ValueError('x')", file, "exec"))
+        except ValueError as error:
+            return error
+
+    unretrieved = "_GatheringFuture exception was never retrieved"
+    assert stored._is_repeated(record(unretrieved, raised("site-packages/orbax/save.py")))
+    assert not stored._is_repeated(record(unretrieved, raised("of_a_user.py")))
+    assert not stored._is_repeated(record(unretrieved))
+    assert stored._is_repeated(record("_SignalingThread.run() raised an exception: x"))
+    assert not stored._is_repeated(record("disk is slow"))
 
 
 def test_a_folder_that_becomes_read_only(data, disk, monkeypatch):  # noqa: F811
